@@ -34,7 +34,7 @@ def load_config(cls: type[T], path: Path) -> T:
     """Return `cls`, a frozen keyword-only dataclass, filled from the TOML file at `path`.
 
     Raises:
-        ConfigError: naming the file, the line where it can be found, the key, the rule and the value.
+        ConfigError: naming the file, the line where it is found, the key, the rule and the value.
     """
     return build_config(cls, read_toml(path), source=path)
 

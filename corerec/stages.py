@@ -1,7 +1,7 @@
 """What crosses between the stages of the funnel, as arrays: entries, results and the core Protocol.
 
 A core (RetrievalCore, RankingCore, RerankCore) takes a batch of entries and returns a result or an
-error for each. It knows no proto, no gRPC, no Ray, no event loop and no deadline: serving adds those.
+error for each. It knows no proto, gRPC, Ray, event loop or deadline: serving adds those.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class StageCore(Protocol[E_contra, R_co]):
         ...
 
     def run(self, entries: Sequence[E_contra]) -> Sequence[R_co | CoreRecError]:
-        """Compute a batch. One bad entry gives one error in its place; neighbours are unaffected."""
+        """Compute a batch. A bad entry gives an error in its place, its neighbours a result."""
         ...
 
     def warm(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,9 @@ from grpc_tools import protoc
 # Where descriptor.proto keeps each kind, as paths in SourceCodeInfo name it.
 MESSAGE, ENUM, SERVICE = 4, 5, 6
 FIELD_IN_MESSAGE, VALUE_IN_ENUM, METHOD_IN_SERVICE = 2, 2, 2
+
+# "NOT_FOUND: an item that ..." in a method's comment becomes an item of a list.
+STATUS = re.compile(r"(?:^|(?<=\n)| )([A-Z][A-Z_]{7,}):")
 
 HEAD = """\
 # Proto reference
@@ -53,9 +57,8 @@ class Page:
 
     def text(self, *path: int) -> str:
         """Return the comment at `path`, one line a paragraph."""
-        paragraphs = self.comments.get(path, "").strip().split("\n\n")
-        lines = [" ".join(part.split()) for part in "\n".join(paragraphs).split("\n \n")]
-        return "\n\n".join(lines)
+        paragraphs = self.comments.get(path, "").split("\n\n")
+        return "\n\n".join(" ".join(part.split()) for part in paragraphs)
 
     def lines(self) -> Iterator[str]:
         """Yield the Markdown of the file: services, then messages, then enums."""
@@ -73,7 +76,8 @@ class Page:
         for place, method in enumerate(service.method):
             asks, answers = link(method.input_type), link(method.output_type)
             yield f"**`{method.name}`** ({asks}) returns {answers}\n"
-            yield self.text(SERVICE, number, METHOD_IN_SERVICE, place) + "\n"
+            words = self.text(SERVICE, number, METHOD_IN_SERVICE, place)
+            yield STATUS.sub(r"\n- `\1`:", words) + "\n"
 
     def message(self, message: DescriptorProto, number: int) -> Iterator[str]:
         """Yield one message as a table of its fields."""

@@ -1,0 +1,5 @@
+"""Data sets on disk and in memory: read, check, generate, import, split."""
+
+from corerec.data.dataset import Dataset, load_dataset
+
+__all__ = ["Dataset", "load_dataset"]

@@ -1,0 +1,1 @@
+"""The models: one a file, each with its config, and losses as pure functions."""

@@ -1,0 +1,46 @@
+"""Exact selection of the best allowed scores of one row."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from corerec.stages import Float32s, Int64s
+
+_SAMPLE = 4096
+
+
+def best_allowed(scores: Float32s, k: int, excluded: Int64s | None) -> tuple[Int64s, Float32s]:
+    """Return the rows and scores of the k best allowed rows, best first; ties by lower row.
+
+    A sample of the scores gives a threshold that a little more than k should pass, so only those
+    are sorted; when fewer pass, everything is. Either way the answer is exact.
+
+    Shapes: scores (N,), overwritten with -inf at the excluded rows; excluded (E,) distinct rows;
+    returns (k,) int64 and (k,) float32, padded with row -1 and -inf. Needs k <= N.
+    """
+    if excluded is not None and len(excluded):
+        scores[excluded] = -np.inf
+    rows = _above_threshold(scores, k)
+    values = scores[rows]
+    if len(rows) > k:
+        kept = np.argpartition(values, len(values) - k)[len(values) - k :]
+        rows, values = rows[kept], values[kept]
+    order = np.lexsort((rows, -values))
+    rows, values = rows[order], values[order]
+    rows[values == -np.inf] = -1
+    return rows, values
+
+
+def _above_threshold(scores: Float32s, k: int) -> Int64s:
+    """Return rows that surely hold the best k: those above a sampled threshold, or all."""
+    stride = len(scores) // _SAMPLE
+    if stride > 1:
+        sample = scores[::stride]
+        # 40% more than k's share, and a few, so that the sample's noise seldom leaves too few.
+        wanted = int(len(sample) * k / len(scores) * 1.4) + 8
+        if wanted < len(sample):
+            place = len(sample) - wanted
+            rows = np.flatnonzero(scores >= np.partition(sample, place)[place])
+            if len(rows) >= k:
+                return rows
+    return np.arange(len(scores), dtype=np.int64)

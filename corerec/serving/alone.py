@@ -1,0 +1,53 @@
+"""`python -m …_svc`: runs one service in this process, without Ray."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+import uvloop
+
+from corerec.errors import ConfigError, CoreRecError
+from corerec.serving.config import ServerConfig
+from corerec.serving.deployment_file import DeploymentFile
+from corerec.serving.process import ServerProcess, serve_until_signalled
+
+C = TypeVar("C", bound=ServerConfig)
+
+
+def run_alone(name: str, config_type: type[C], make: Callable[[C, str], ServerProcess]) -> None:
+    """Read the command line, run the service until SIGTERM, drain, exit.
+
+    When the service answers, one JSON line on standard output says where.
+    """
+
+    def main(
+        config: Annotated[
+            Path | None, typer.Option(help="Deployment file; its table for this service is read.")
+        ] = None,
+        release: Annotated[
+            str, typer.Option(help="Path of the release, instead of the one that the file names.")
+        ] = "",
+    ) -> None:
+        try:
+            file = DeploymentFile.read(config)
+            where = release or file.release
+            if not where:
+                raise ConfigError("name the release with --release or in the deployment file")
+            process = make(file.config(config_type, name), where)
+        except CoreRecError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
+
+        def announce() -> None:
+            typer.echo(json.dumps(process.metadata()))
+            sys.stdout.flush()
+
+        raise typer.Exit(uvloop.run(serve_until_signalled(process, announce)))
+
+    main.__doc__ = f"Run one {name} replica alone, without Ray, until SIGTERM."
+    typer.run(main)

@@ -1,0 +1,50 @@
+"""Configuration that every service has; each service's own `config.py` adds its part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """One gRPC server and the process around it."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. `0.0.0.0` listens on all; replicas then advertise their node's."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port to listen on; 0 takes a free one, which discovery announces."""
+    share_port: bool = False
+    """Let several processes of this machine listen on `port` (SO_REUSEPORT)."""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of Prometheus metrics; 0 takes a free one, which the log and `corerec status` tell."""
+    max_message_bytes: Annotated[int, Field(ge=65536, le=1 << 30)] = 4 << 20
+    """Largest message read or written, bytes. Larger ones get RESOURCE_EXHAUSTED."""
+    max_concurrent_rpcs: Annotated[int, Field(ge=1)] = 512
+    """Calls in flight at once; one more gets RESOURCE_EXHAUSTED."""
+    drain_notice_seconds: Annotated[float, Field(ge=0, le=600)] = 0.3
+    """How long to say NOT_SERVING and still answer, before refusing new calls."""
+    drain_grace_seconds: Annotated[float, Field(ge=0, le=600)] = 5.0
+    """How long calls in flight may take to finish after that."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least level that is logged."""
+    replicas: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Replicas on the cluster."""
+    cpus: Annotated[float, Field(ge=0)] = 0.25
+    """CPUs that Ray sets aside for a replica; a fraction lets stages share a core."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs that Ray sets aside for a replica."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig(ServerConfig):
+    """A stage that computes batches."""
+
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """Threads of the numeric libraries in one replica."""
+    max_queue: Annotated[int, Field(ge=1, le=100_000)] = 512
+    """Entries that may wait; one more gets RESOURCE_EXHAUSTED."""
+    max_batch: Annotated[int, Field(ge=1, le=256)] = 32
+    """Most entries that are computed together."""

@@ -1,0 +1,87 @@
+"""What differs between the three stage RPCs, in one table: messages, conversions and names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from corerec.serving import wire
+from corerec.stages import (
+    RankEntry,
+    RankResult,
+    RerankEntry,
+    RerankResult,
+    RetrieveEntry,
+    RetrieveResult,
+)
+from corerec.v1 import ranking_pb2, rerank_pb2, retrieval_pb2
+
+E = TypeVar("E")
+R = TypeVar("R")
+
+MAX_ENTRIES = 256
+"""Most entries in one stage RPC."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageContract(Generic[E, R]):
+    """One stage's RPC."""
+
+    stage: str
+    """Name in metrics, reports and errors."""
+    service: str
+    """Full name of the gRPC service."""
+    method: str
+    request: Callable[..., Any]
+    """Builds the batch message from `release=` and `entries=`."""
+    response: Any
+    result: Callable[..., Any]
+    """Builds one result message; an error has only `status=`."""
+    entry_to_proto: Callable[[E, int], Any]
+    entry_from_proto: Callable[[Any], E]
+    result_to_proto: Callable[[R, Mapping[str, int]], Any]
+    result_from_proto: Callable[[Any], R]
+
+    @property
+    def path(self) -> str:
+        """The RPC's path on the wire."""
+        return f"/{self.service}/{self.method}"
+
+
+RETRIEVE: StageContract[RetrieveEntry, RetrieveResult] = StageContract(
+    stage="retrieve",
+    service="corerec.v1.RetrievalService",
+    method="Retrieve",
+    request=retrieval_pb2.RetrieveRequest,
+    response=retrieval_pb2.RetrieveResponse,
+    result=retrieval_pb2.RetrieveResult,
+    entry_to_proto=wire.retrieve_entry_to_proto,
+    entry_from_proto=wire.retrieve_entry_from_proto,
+    result_to_proto=wire.retrieve_result_to_proto,
+    result_from_proto=wire.retrieve_result_from_proto,
+)
+RANK: StageContract[RankEntry, RankResult] = StageContract(
+    stage="rank",
+    service="corerec.v1.RankingService",
+    method="Rank",
+    request=ranking_pb2.RankRequest,
+    response=ranking_pb2.RankResponse,
+    result=ranking_pb2.RankResult,
+    entry_to_proto=wire.rank_entry_to_proto,
+    entry_from_proto=wire.rank_entry_from_proto,
+    result_to_proto=wire.rank_result_to_proto,
+    result_from_proto=wire.rank_result_from_proto,
+)
+RERANK: StageContract[RerankEntry, RerankResult] = StageContract(
+    stage="rerank",
+    service="corerec.v1.RerankService",
+    method="Rerank",
+    request=rerank_pb2.RerankRequest,
+    response=rerank_pb2.RerankResponse,
+    result=rerank_pb2.RerankResult,
+    entry_to_proto=wire.rerank_entry_to_proto,
+    entry_from_proto=wire.rerank_entry_from_proto,
+    result_to_proto=wire.rerank_result_to_proto,
+    result_from_proto=wire.rerank_result_from_proto,
+)

@@ -1,0 +1,139 @@
+"""Prometheus metrics of one process; names follow the OpenTelemetry RPC conventions.
+
+One registry and one port a process; a process holds one service, so no label says which.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    start_http_server,
+)
+
+log = logging.getLogger(__name__)
+
+_SECONDS = (
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2,
+    0.5, 1.0, 2.0, 5.0,
+)  # fmt: skip
+_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+class Metrics:
+    """Every metric of a CoreRec process, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self.rpc_seconds = Histogram(
+            "rpc_server_duration_seconds",
+            "Time from a call's arrival to its answer.",
+            ("rpc_service", "rpc_method", "rpc_grpc_status_code"),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.entry_errors = Counter(
+            "corerec_entry_errors_total",
+            "Entries of stage batches that ended in an error, by status.",
+            ("stage", "rpc_grpc_status_code"),
+            registry=registry,
+        )
+        self.queue_seconds = Histogram(
+            "corerec_queue_seconds",
+            "Time that an entry waited before its batch was computed.",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.compute_seconds = Histogram(
+            "corerec_compute_seconds",
+            "Time that one batch took to compute.",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "corerec_batch_size",
+            "Entries in one computed batch.",
+            ("stage",),
+            buckets=_COUNTS,
+            registry=registry,
+        )
+        self.queue_length = Gauge(
+            "corerec_queue_length", "Entries that wait now.", ("stage",), registry=registry
+        )
+        self.expired = Counter(
+            "corerec_expired_total",
+            "Entries dropped uncomputed because their budget ran out or their caller left.",
+            ("stage",),
+            registry=registry,
+        )
+        self.candidates = Histogram(
+            "corerec_candidates",
+            "Candidates of one request into and out of a stage.",
+            ("stage", "direction"),
+            buckets=_COUNTS,
+            registry=registry,
+        )
+        self.stage_seconds = Histogram(
+            "corerec_stage_seconds",
+            "Time of one stage of one request, as the gateway saw it.",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.degraded = Counter(
+            "corerec_degraded_total",
+            "Answers from which a stage was missing.",
+            ("stage", "reason"),
+            registry=registry,
+        )
+        self.stage_attempts = Counter(
+            "corerec_stage_attempts_total",
+            "Stage RPCs sent, by outcome.",
+            ("stage", "outcome"),
+            registry=registry,
+        )
+        self.replicas = Gauge(
+            "corerec_stage_replicas",
+            "Replicas of a stage that this gateway knows, by state.",
+            ("stage", "state"),
+            registry=registry,
+        )
+        self.release = Gauge(
+            "corerec_release_info",
+            "1 for the release that this process holds.",
+            ("release",),
+            registry=registry,
+        )
+
+
+@dataclass
+class MetricsServer:
+    """A running /metrics endpoint."""
+
+    server: WSGIServer
+    port: int
+
+    @classmethod
+    def start(cls, metrics: Metrics, host: str, port: int) -> MetricsServer:
+        """Serve `metrics` on `host:port`; port 0 takes a free one."""
+        server, _ = start_http_server(port, addr=host, registry=metrics.registry)
+        return cls(server=server, port=server.server_port)
+
+    def stop(self) -> None:
+        """Close the port."""
+        self.server.shutdown()
+        self.server.server_close()

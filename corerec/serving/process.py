@@ -1,0 +1,171 @@
+"""One replica of one service, with or without Ray: how it starts and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from corerec.errors import CoreRecError, Unavailable
+from corerec.serving.config import ServerConfig, StageConfig
+from corerec.serving.contracts import StageContract
+from corerec.serving.logs import configure_logs
+from corerec.serving.metrics import Metrics, MetricsServer
+from corerec.serving.server import GrpcServer
+from corerec.serving.stage_host import StageHost
+from corerec.stages import StageCore
+
+log = logging.getLogger(__name__)
+
+E = TypeVar("E")
+R = TypeVar("R")
+
+_CHECK_SECONDS = 2.0
+
+
+class Process(Protocol):
+    """A replica that can be started, asked and stopped."""
+
+    async def start(self) -> None:
+        """Load, warm, listen, and only then say SERVING."""
+        ...
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what discovery announces: address, metrics address, release, pid."""
+        ...
+
+    async def check(self) -> None:
+        """Raise when the replica does not answer on its serving path."""
+        ...
+
+    async def drain(self) -> None:
+        """Say NOT_SERVING, finish what is in flight, and let everything go."""
+        ...
+
+
+class ServerProcess:
+    """A gRPC server, its metrics port and a service's own parts."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        name: str,
+        service: str,
+        build: Callable[[Metrics], Awaitable[tuple[Callable[[grpc.aio.Server], None], str]]],
+        probe: Callable[[], Coroutine[Any, Any, None]],
+        close: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`build` returns how to add the servicer, and the release; `probe` tries its threads."""
+        self._config, self._name, self._service = config, name, service
+        self._build, self._probe, self._close = build, probe, close
+        self.metrics = Metrics()
+        self._server: GrpcServer | None = None
+        self._metrics_server: MetricsServer | None = None
+        self._release = ""
+
+    async def start(self) -> None:
+        """Load and warm first: a port that is open can answer."""
+        configure_logs(self._name, self._config.log_level)
+        add, self._release = await self._build(self.metrics)
+        self._server = GrpcServer(self._config, self.metrics, service=self._service, add=add)
+        await self._server.start()
+        self._metrics_server = MetricsServer.start(
+            self.metrics, self._config.host, self._config.metrics_port
+        )
+        await self._server.ready()
+
+    @property
+    def address(self) -> str:
+        """`host:port` for callers on this machine."""
+        assert self._server is not None
+        return self._server.address
+
+    def metadata(self, node_ip: str | None = None) -> dict[str, Any]:
+        """Return what discovery announces; a server on all addresses announces its node's."""
+        assert self._server is not None
+        assert self._metrics_server is not None
+        everywhere = self._config.host in ("0.0.0.0", "::", "[::]")
+        host = node_ip if node_ip and everywhere else self._config.host
+        return {
+            "address": f"{host}:{self._server.port}",
+            "metrics": f"{host}:{self._metrics_server.port}",
+            "release": self._release,
+            "pid": os.getpid(),
+        }
+
+    async def check(self) -> None:
+        """Ask this replica's own health over its own port, and its worker threads for a sign."""
+        host = self._config.host.replace("0.0.0.0", "127.0.0.1")
+        assert self._server is not None
+        async with asyncio.timeout(_CHECK_SECONDS):
+            async with grpc.aio.insecure_channel(f"{host}:{self._server.port}") as channel:
+                request = health_pb2.HealthCheckRequest(service=self._service)
+                answer = await health_pb2_grpc.HealthStub(channel).Check(request)
+            if answer.status != health_pb2.HealthCheckResponse.SERVING:
+                raise Unavailable(f"{self._name} is not serving")
+            await self._probe()
+
+    async def drain(self) -> None:
+        """Stop taking calls, finish those in flight, let everything go."""
+        if self._server is not None:
+            await self._server.drain()
+        await self._close()
+        if self._metrics_server is not None:
+            await asyncio.to_thread(self._metrics_server.stop)
+
+
+def stage_process(
+    config: StageConfig,
+    contract: StageContract[E, R],
+    *,
+    name: str,
+    load: Callable[[], StageCore[E, R]],
+    add: Callable[[StageHost[E, R], grpc.aio.Server], None],
+) -> ServerProcess:
+    """Return the process of one stage. `load` builds the core, `add` the servicer over its host."""
+    host: StageHost[E, R] | None = None
+
+    async def build(metrics: Metrics) -> tuple[Callable[[grpc.aio.Server], None], str]:
+        nonlocal host
+        core = await asyncio.to_thread(load)
+        host = StageHost(contract, metrics, max_queue=config.max_queue, max_batch=config.max_batch)
+        await asyncio.to_thread(core.warm)
+        host.add(core)
+        made = host
+        return lambda server: add(made, server), core.release
+
+    async def probe() -> None:
+        if host is not None:
+            await host.probe()
+
+    async def close() -> None:
+        if host is not None:
+            await host.close()
+
+    return ServerProcess(
+        config, name=name, service=contract.service, build=build, probe=probe, close=close
+    )
+
+
+async def serve_until_signalled(process: ServerProcess, announce: Callable[[], None]) -> int:
+    """Run a process until SIGTERM or SIGINT, then drain it. Returns the exit status."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await process.start()
+    except CoreRecError as error:
+        log.error("cannot start: %s", error)
+        return 1
+    announce()
+    await stop.wait()
+    await process.drain()
+    return 0

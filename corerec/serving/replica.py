@@ -1,0 +1,90 @@
+"""One replica of a stage as its caller sees it: a channel, what is in flight, up or down."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+_PROBE_EVERY_SECONDS = 0.25
+_PROBE_TIMEOUT_SECONDS = 0.5
+_TIMEOUTS_UNTIL_DOWN = 3
+_OPTIONS = (
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    # A pool shared by address would let a dead channel's back-off outlive it.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+class Replica:
+    """One address. A replica that fails is left alone until its health check says SERVING."""
+
+    def __init__(
+        self, address: str, *, path: str, service: str, response: Any, up: Callable[[], None]
+    ) -> None:
+        self.address = address
+        self.in_flight = 0
+        """Stage RPCs now under way."""
+        self.up = True
+        self._service, self._came_up = service, up
+        self._timeouts = 0
+        self._probe: asyncio.Task[None] | None = None
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self.call = self._channel.unary_unary(
+            path, request_serializer=_serialize, response_deserializer=response.FromString
+        )
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    def succeeded(self) -> None:
+        """Note an answered RPC."""
+        self._timeouts = 0
+
+    def timed_out(self) -> None:
+        """Note an RPC that ran out of time; several in a row mean that the replica hangs."""
+        self._timeouts += 1
+        if self._timeouts >= _TIMEOUTS_UNTIL_DOWN:
+            self.failed("timed out repeatedly")
+
+    def failed(self, why: str) -> None:
+        """Stop using the replica until it says SERVING again."""
+        if self.up:
+            self.up = False
+            log.warning("replica down", extra={"address": self.address, "why": why})
+            self._probe = asyncio.create_task(self._wait_until_up(), name=f"probe-{self.address}")
+
+    async def _wait_until_up(self) -> None:
+        request = health_pb2.HealthCheckRequest(service=self._service)
+        while True:
+            await asyncio.sleep(_PROBE_EVERY_SECONDS)
+            try:
+                answer = await self._health.Check(request, timeout=_PROBE_TIMEOUT_SECONDS)
+            except grpc.aio.AioRpcError:
+                continue
+            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                break
+        self.up, self._timeouts, self._probe = True, 0, None
+        log.info("replica up", extra={"address": self.address})
+        self._came_up()
+
+    async def close(self, grace: float | None = None) -> None:
+        """Close the channel after RPCs in flight end, at most `grace` seconds."""
+        if self._probe is not None:
+            self._probe.cancel()
+        await self._channel.close(grace)
+
+
+def _serialize(message: Any) -> bytes:
+    raw: bytes = message.SerializeToString()
+    return raw

@@ -1,0 +1,125 @@
+"""The server side of a stage: holds its cores by release and answers batch RPCs with them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from corerec.errors import (
+    CoreRecError,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+)
+from corerec.serving.batching import Answer, Batcher
+from corerec.serving.budget import Budget
+from corerec.serving.contracts import MAX_ENTRIES, StageContract
+from corerec.serving.metrics import Metrics
+from corerec.serving.status import code_of, entry_status
+from corerec.stages import StageCore
+
+E = TypeVar("E")
+R = TypeVar("R")
+
+
+class StageHost(Generic[E, R]):
+    """Answers one stage's RPC from the cores that it holds."""
+
+    def __init__(
+        self,
+        contract: StageContract[E, R],
+        metrics: Metrics,
+        *,
+        max_queue: int,
+        max_batch: int,
+    ) -> None:
+        self.contract = contract
+        self._metrics = metrics
+        self._max_queue, self._max_batch = max_queue, max_batch
+        self._batchers: dict[str, Batcher[E, R]] = {}
+
+    def add(self, core: StageCore[E, R]) -> Batcher[E, R]:
+        """Hold a core, warmed already, under its release."""
+        batcher = Batcher(
+            core,
+            stage=self.contract.stage,
+            metrics=self._metrics,
+            max_queue=self._max_queue,
+            max_batch=self._max_batch,
+        )
+        self._batchers[core.release] = batcher
+        self._metrics.release.labels(core.release).set(1)
+        return batcher
+
+    @property
+    def in_flight(self) -> int:
+        """Entries that wait or are being computed."""
+        return sum(b.in_flight for b in self._batchers.values())
+
+    @property
+    def releases(self) -> list[str]:
+        """Ids of the releases held."""
+        return list(self._batchers)
+
+    def batcher(self, release: str) -> Batcher[E, R]:
+        """Return the batcher of a release. Raises FailedPrecondition when it is not held."""
+        try:
+            return self._batchers[release]
+        except KeyError:
+            raise FailedPrecondition(
+                f"{self.contract.stage} must hold the pinned release, got {release!r}; "
+                f"it holds {self.releases}"
+            ) from None
+
+    async def answer(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        """Return the response to a batch RPC, each entry with its own status.
+
+        Raises:
+            InvalidArgument: no entries, or more than MAX_ENTRIES.
+            FailedPrecondition: the release is not held.
+        """
+        if not 1 <= len(request.entries) <= MAX_ENTRIES:
+            raise InvalidArgument(
+                f"entries must number in [1, {MAX_ENTRIES}], got {len(request.entries)}"
+            )
+        batcher = self.batcher(request.release)
+        remaining = context.time_remaining()
+        outcomes = [self._submit(batcher, entry, remaining) for entry in request.entries]
+        waiting = [o for o in outcomes if isinstance(o, asyncio.Future)]
+        # When the caller leaves, gather cancels what still waits, and the batcher drops it.
+        await asyncio.gather(*waiting, return_exceptions=True)
+        return self.contract.response(results=[self._result(o) for o in outcomes])
+
+    def _submit(
+        self, batcher: Batcher[E, R], message: Any, remaining: float | None
+    ) -> asyncio.Future[Answer[R]] | CoreRecError:
+        try:
+            seconds = message.budget_micros / 1e6
+            if seconds <= 0:
+                raise DeadlineExceeded(f"budget_micros must be > 0, got {message.budget_micros}")
+            budget = Budget(seconds if remaining is None else min(seconds, remaining))
+            return batcher.submit(self.contract.entry_from_proto(message), budget)
+        except CoreRecError as error:
+            return error
+
+    def _result(self, outcome: asyncio.Future[Answer[R]] | CoreRecError) -> Any:
+        error = outcome.exception() if isinstance(outcome, asyncio.Future) else outcome
+        if error is None:
+            assert isinstance(outcome, asyncio.Future)
+            answer = outcome.result()
+            timings = {"queue": answer.queue_micros, **answer.result.timings}  # type: ignore[attr-defined]
+            return self.contract.result_to_proto(answer.result, timings)
+        code = code_of(error).name
+        self._metrics.entry_errors.labels(self.contract.stage, code).inc()
+        return self.contract.result(status=entry_status(error))
+
+    async def probe(self) -> None:
+        """Return when every core's thread answers."""
+        for batcher in list(self._batchers.values()):
+            await batcher.probe()
+
+    async def close(self) -> None:
+        """Finish what waits and let every core go."""
+        await asyncio.gather(*(b.close() for b in self._batchers.values()))

@@ -1,0 +1,1 @@
+"""The gateway: CoreRec's one public service. It imports neither torch nor faiss."""

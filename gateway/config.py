@@ -1,0 +1,77 @@
+"""Configuration of the gateway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from corerec.serving.config import ServerConfig
+
+_Addresses = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageAddresses:
+    """Where the stages listen when no cluster announces them (`python -m gateway`)."""
+
+    retrieval: _Addresses = ()
+    """`host:port` of every retrieval replica."""
+    ranking: _Addresses = ()
+    """`host:port` of every ranking replica."""
+    rerank: _Addresses = ()
+    """`host:port` of every rerank replica."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """How much of the time that is left each stage may use, (0, 1]."""
+
+    profile: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Reading the user from the store."""
+    retrieve: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Retrieval."""
+    rank: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Ranking."""
+    rerank: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Reranking."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayConfig(ServerConfig):
+    """The public service."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 50051
+    """Public port."""
+    share_port: bool = True
+    """Several gateway replicas of one machine listen on the same port."""
+    default_deadline_ms: Annotated[int, Field(ge=1, le=60_000)] = 500
+    """Budget of a call that brings no deadline, milliseconds."""
+    max_deadline_ms: Annotated[int, Field(ge=1, le=600_000)] = 10_000
+    """Longest budget that a caller can have, milliseconds."""
+    max_requests: Annotated[int, Field(ge=1)] = 256
+    """Recommend and Explain calls answered at once; one more gets RESOURCE_EXHAUSTED."""
+    retrieve_k: Annotated[int, Field(ge=1, le=2000)] = 500
+    """Candidates asked of retrieval."""
+    rank_k: Annotated[int, Field(ge=1, le=2000)] = 100
+    """Candidates that ranking passes on to reranking."""
+    rank_history: Annotated[int, Field(ge=1, le=1000)] = 64
+    """Newest events of the user that are sent to ranking; not less than the release's
+    history_length, or ranking is served less than it was trained on."""
+    store: str = "corerec.db"
+    """Path of the SQLite file with users and events; made when it is not there."""
+    rules: str = ""
+    """Path of a rules TOML whose block list holds even without reranking; empty means the
+    release's own. Give the same path as in [rerank]."""
+    clock: Literal["wall", "data"] = "wall"
+    """What `now` is for a request without request_time_micros: the wall clock, or the moment at
+    which the release's data ends (for demonstrations on old data)."""
+    shares: Shares = field(default_factory=Shares)
+    """How the budget is divided."""
+    stages: StageAddresses = field(default_factory=StageAddresses)
+    """Where the stages listen, without a cluster."""
+    stage_in_flight: Annotated[int, Field(ge=1, le=64)] = 2
+    """Stage RPCs under way per replica; entries that arrive meanwhile leave together."""
+    stage_batch: Annotated[int, Field(ge=1, le=256)] = 32
+    """Most entries in one stage RPC."""

@@ -1,0 +1,125 @@
+"""One gateway replica, with or without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import grpc
+
+from corerec.errors import ConfigError
+from corerec.release import Release
+from corerec.serving.contracts import RANK, RERANK, RETRIEVE
+from corerec.serving.endpoints import Endpoints, StaticEndpoints
+from corerec.serving.metrics import Metrics
+from corerec.serving.process import ServerProcess
+from corerec.serving.stage import Stage
+from corerec.serving.stage_client import RemoteStage
+from corerec.stages import (
+    RankEntry,
+    RankResult,
+    RerankEntry,
+    RerankResult,
+    RetrieveEntry,
+    RetrieveResult,
+)
+from corerec.store import SqliteStore, Store
+from corerec.v1 import recommender_pb2_grpc
+from gateway.config import GatewayConfig
+from gateway.funnel import Funnel
+from gateway.profiles import Profiles
+from gateway.servicer import RecommenderServicer
+from gateway.view import ReleaseView
+
+SERVICE = "corerec.v1.RecommenderService"
+
+Stages = tuple[
+    Stage[RetrieveEntry, RetrieveResult],
+    Stage[RankEntry, RankResult],
+    Stage[RerankEntry, RerankResult],
+]
+Connect = Callable[[GatewayConfig, Metrics], Awaitable[Stages]]
+"""How a gateway reaches its stages."""
+
+
+def remote_stages(
+    config: GatewayConfig, metrics: Metrics, endpoints: Callable[[str], Endpoints]
+) -> Stages:
+    """Return stages behind gRPC; `endpoints` gives the replicas of retrieval, ranking, rerank."""
+    limits = {"max_in_flight": config.stage_in_flight, "max_batch": config.stage_batch}
+    return (
+        RemoteStage(RETRIEVE, endpoints("retrieval"), metrics, **limits),
+        RemoteStage(RANK, endpoints("ranking"), metrics, **limits),
+        RemoteStage(RERANK, endpoints("rerank"), metrics, **limits),
+    )
+
+
+async def static_stages(config: GatewayConfig, metrics: Metrics) -> Stages:
+    """Return stages at the addresses that the configuration names."""
+    addresses = {
+        "retrieval": config.stages.retrieval,
+        "ranking": config.stages.ranking,
+        "rerank": config.stages.rerank,
+    }
+    for name, known in addresses.items():
+        if not known:
+            raise ConfigError(
+                f"[gateway.stages] {name} must name at least one host:port, got none; "
+                f"start one with python -m {name}_svc"
+            )
+    return remote_stages(config, metrics, lambda name: StaticEndpoints(addresses[name]))
+
+
+def process(
+    config: GatewayConfig,
+    release: str,
+    connect: Connect = static_stages,
+    open_store: Callable[[Path], Store] = SqliteStore,
+) -> ServerProcess:
+    """Return the replica, not yet started."""
+    funnel: Funnel | None = None
+
+    async def build(metrics: Metrics) -> tuple[Callable[[grpc.aio.Server], None], str]:
+        nonlocal funnel
+        view, store = await asyncio.to_thread(_load, config, release, open_store)
+        metrics.release.labels(view.release).set(1)
+        retrieve, rank, rerank = await connect(config, metrics)
+        funnel = Funnel(
+            config,
+            metrics,
+            view=view,
+            profiles=Profiles(store, metrics),
+            retrieve=retrieve,
+            rank=rank,
+            rerank=rerank,
+        )
+        servicer = RecommenderServicer(config, funnel)
+        add = recommender_pb2_grpc.add_RecommenderServiceServicer_to_server
+        return lambda server: add(servicer, server), view.release
+
+    async def probe() -> None:
+        if funnel is not None:
+            await funnel.profiles.probe()
+
+    async def close() -> None:
+        if funnel is not None:
+            await funnel.close()
+
+    return ServerProcess(
+        config, name="gateway", service=SERVICE, build=build, probe=probe, close=close
+    )
+
+
+def _load(
+    config: GatewayConfig, release: str, open_store: Callable[[Path], Store]
+) -> tuple[ReleaseView, Store]:
+    opened = Release.open(Path(release))
+    view = ReleaseView.load(opened, Path(config.rules) if config.rules else None)
+    store = open_store(Path(config.store))
+    try:
+        store.seed(opened)
+    except BaseException:
+        store.close()
+        raise
+    return view, store

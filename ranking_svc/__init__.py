@@ -1,0 +1,1 @@
+"""The ranking service: one stage of the funnel behind gRPC."""

@@ -1,0 +1,24 @@
+"""One ranking replica, with or without Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from corerec.ranking import RankingCore
+from corerec.release import Release
+from corerec.serving.contracts import RANK
+from corerec.serving.process import ServerProcess, stage_process
+from ranking_svc.config import RankingConfig
+from ranking_svc.servicer import add
+
+
+def load(config: RankingConfig, release: str) -> RankingCore:
+    """Return the core over the release at a path."""
+    return RankingCore.load(
+        Release.open(Path(release)), device=config.device, threads=config.threads
+    )
+
+
+def process(config: RankingConfig, release: str) -> ServerProcess:
+    """Return the replica, not yet started."""
+    return stage_process(config, RANK, name="ranking", load=lambda: load(config, release), add=add)

@@ -1,0 +1,1 @@
+"""The rerank service: one stage of the funnel behind gRPC."""

@@ -1,0 +1,1 @@
+"""The retrieval service: one stage of the funnel behind gRPC."""

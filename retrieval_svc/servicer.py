@@ -1,0 +1,30 @@
+"""RetrievalService: proto to arrays and back around the retrieval core."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from corerec.serving.stage_host import StageHost
+from corerec.stages import RetrieveEntry, RetrieveResult
+from corerec.v1 import retrieval_pb2, retrieval_pb2_grpc
+
+
+class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
+    """Answers batches from the cores that its host holds."""
+
+    def __init__(self, host: StageHost[RetrieveEntry, RetrieveResult]) -> None:
+        self._host = host
+
+    async def Retrieve(
+        self, request: retrieval_pb2.RetrieveRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> retrieval_pb2.RetrieveResponse:
+        """Return one result per entry, each with its own status."""
+        response: retrieval_pb2.RetrieveResponse = await self._host.answer(request, context)
+        return response
+
+
+def add(host: StageHost[RetrieveEntry, RetrieveResult], server: grpc.aio.Server) -> None:
+    """Add the service to a server."""
+    retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(RetrievalServicer(host), server)

@@ -1,0 +1,152 @@
+"""The Store interface and what it takes and gives; every implementation passes one contract suite.
+
+A store has the users' attributes and events, and it is the authority on item numbers: an id gets a
+number once and keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corerec.errors import InvalidArgument
+from corerec.release import Release
+
+MAX_ID_BYTES = 256
+"""Longest user or item id, bytes of UTF-8."""
+MAX_TAG_BYTES = 64
+"""Longest event type or event id, bytes of UTF-8."""
+
+Progress = Callable[[str, int, int], None]
+"""Called while seeding with what is being loaded, how many rows are done, and of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserState:
+    """What the store knows of one user. An unknown user has no attributes and no events."""
+
+    user_id: str
+    attributes: dict[str, str]
+    """Attributes by column name of the training data."""
+    items: NDArray[np.int64]
+    """(H,) item numbers of the newest events, at most 1000, in order of time; read-only."""
+    times: NDArray[np.int64]
+    """(H,) times of the same events, microseconds since 1970-01-01 UTC, ascending; read-only."""
+    known: bool = True
+    """Whether the store has this user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One interaction of a user with an item."""
+
+    user_id: str
+    """The caller's id of the user, 1 to 256 bytes."""
+    item_id: str
+    """The caller's id of the item, 1 to 256 bytes."""
+    item_number: int
+    """The number that the catalogue gives this id."""
+    time_micros: int
+    """When, microseconds since 1970-01-01 UTC, in [0, 2^63)."""
+    event_type: str = "interaction"
+    """Kind of the event, at most 64 bytes."""
+    event_id: str = ""
+    """Makes a retry safe: stored once per user. At most 64 bytes; empty means none."""
+
+
+class Store(Protocol):
+    """Users, their events and the item numbers. Safe to use from many threads.
+
+    Every method raises Unavailable when the store cannot be read or written; the same call may
+    succeed later.
+    """
+
+    def read_users(self, ids: Sequence[str]) -> list[UserState]:
+        """Return the state of each user, in the order asked; unknown users are empty.
+
+        Everything that was acknowledged before the call is in the answer.
+        """
+        ...
+
+    def append_events(self, events: Sequence[Event]) -> int:
+        """Store all the events or none, durably, and return how many were stored.
+
+        An event whose `event_id` the store has for its user is not stored again. Late events are
+        put at their place in time.
+
+        Raises:
+            InvalidArgument: an event breaks a limit.
+            NotFound: an item id that the store has not been given by `seed`.
+            FailedPrecondition: an item number that is not the one the store has for the id.
+        """
+        ...
+
+    def put_users(self, rows: Iterable[tuple[str, Mapping[str, str]]]) -> int:
+        """Set the named attributes of users, durably; others keep their value. Returns the count.
+
+        Raises:
+            InvalidArgument: a user id or an attribute is not text of the allowed length.
+        """
+        ...
+
+    def seed(self, release: Release, progress: Progress | None = None) -> bool:
+        """Register the items of a release and load the users that the store does not have yet.
+
+        All or nothing. Returns False when the store had this very data already. The events of a
+        release become histories only; the log of single events holds what came after.
+
+        Raises:
+            FailedPrecondition: an item of the release has another number in this store.
+            ReleaseError: the release's tables are not as they must be.
+        """
+        ...
+
+    def check(self) -> None:
+        """Raise Unavailable unless the store can be read and written; cheap, changes nothing."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the store; later calls raise Unavailable."""
+        ...
+
+
+def check_event(event: Event) -> None:
+    """Raise InvalidArgument when an event breaks a limit."""
+    check_id(event.user_id, "user_id")
+    check_id(event.item_id, "item_id")
+    for name, text in (("event_type", event.event_type), ("event_id", event.event_id)):
+        if _size(text, name) > MAX_TAG_BYTES:
+            raise InvalidArgument(f"{name} must be at most {MAX_TAG_BYTES} bytes, got {text!r}")
+    for name, value in (("item_number", event.item_number), ("time_micros", event.time_micros)):
+        if not 0 <= value < 2**63:
+            raise InvalidArgument(f"{name} must be in [0, 2^63), got {value}")
+
+
+def check_id(text: str, name: str) -> None:
+    """Raise InvalidArgument unless an id has 1 to 256 bytes."""
+    if not 1 <= (size := _size(text, name)) <= MAX_ID_BYTES:
+        raise InvalidArgument(f"{name} must have 1 to {MAX_ID_BYTES} bytes, got {size}")
+
+
+def check_attributes(user_id: str, attributes: Mapping[str, str]) -> None:
+    """Raise InvalidArgument unless every name and value is text of at most 256 bytes."""
+    check_id(user_id, "user_id")
+    for name, value in attributes.items():
+        check_id(name, "attribute name")
+        if _size(value, f"attribute {name!r}") > MAX_ID_BYTES:
+            raise InvalidArgument(
+                f"attribute {name!r} must be at most {MAX_ID_BYTES} bytes, got {value!r}"
+            )
+
+
+def _size(text: object, name: str) -> int:
+    if not isinstance(text, str):
+        raise InvalidArgument(f"{name} must be text, got {text!r}")
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"{name} must be valid Unicode, got {text!r}") from None

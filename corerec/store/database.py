@@ -1,0 +1,205 @@
+"""One SQLite file: how it is opened, checked, read and written; what SQLite says becomes ours."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from corerec.errors import Unavailable
+from corerec.release.durable import sync_directory
+
+SCHEMA_VERSION = 1
+CHECK_BYTES = 64 * 1024 * 1024
+"""Files up to this size are checked at every opening: pages, tables against their indexes."""
+CACHE_KIBIBYTES = 32 * 1024
+"""Most memory that each of the two connections keeps pages in."""
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE items (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE);
+CREATE TABLE users (user_id TEXT PRIMARY KEY, attributes TEXT NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    user_id TEXT NOT NULL,
+    item_id TEXT NOT NULL,
+    item_number INTEGER NOT NULL,
+    time_micros INTEGER NOT NULL,
+    event_type TEXT NOT NULL,
+    event_id TEXT NOT NULL
+);
+CREATE UNIQUE INDEX events_once ON events (user_id, event_id) WHERE event_id != '';
+-- The newest events of a user as columns: little-endian int64, ordered by time.
+CREATE TABLE histories (
+    user_id TEXT PRIMARY KEY,
+    items BLOB NOT NULL,
+    times BLOB NOT NULL,
+    length INTEGER NOT NULL,
+    crc INTEGER NOT NULL
+);
+"""
+
+
+class Database:
+    """A reader and a writer connection to one file, each used by one thread at a time."""
+
+    def __init__(self, path: Path, *, busy_seconds: float, check_file: bool | None) -> None:
+        """Open the file, or make it.
+
+        Raises:
+            Unavailable: it cannot be opened, is damaged, or was made by another version.
+        """
+        self.path = path
+        self._busy_seconds = busy_seconds
+        self._closed = False
+        self._read_lock, self._write_lock = threading.Lock(), threading.Lock()
+        with self._translated():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = self._connect()
+            try:
+                self._prepare(check_file)
+                self._reader = self._connect()
+                self._reader.execute("PRAGMA query_only=ON")
+                self._inode = path.stat().st_ino
+                sync_directory(path.parent)
+            except BaseException:
+                self._writer.close()
+                raise
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Lend the reader connection, for this thread alone."""
+        # Written out, not composed of the managers below: this is on the path of every request.
+        if not self._read_lock.acquire(timeout=self._busy_seconds):
+            raise Unavailable(self._no_turn("read"))
+        try:
+            self._check_open()
+            yield self._reader
+        except sqlite3.Error as error:
+            raise Unavailable(self._explained(error)) from error
+        finally:
+            self._read_lock.release()
+
+    @contextmanager
+    def writing(self, *, commit: bool = True) -> Iterator[sqlite3.Connection]:
+        """Lend the writer connection in a transaction: durable at the end, undone on any error."""
+        with self._held_to_write(), self._translated():
+            self._check_open()
+            self._check_in_place()
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT" if commit else "ROLLBACK")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        """Close both connections; a second call does nothing."""
+        with self._write_lock, self._read_lock:
+            if not self._closed:
+                self._closed = True
+                self._reader.close()
+                self._writer.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        link = sqlite3.connect(
+            self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
+        )
+        try:
+            # FULL: a commit is on the disk when it returns, also if the power goes.
+            link.execute("PRAGMA synchronous=FULL")
+            link.execute(f"PRAGMA cache_size=-{CACHE_KIBIBYTES}")
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    def _prepare(self, check_file: bool | None) -> None:
+        if check_file is None:
+            check_file = self.path.stat().st_size <= CHECK_BYTES
+        if check_file:
+            (said,) = self._writer.execute("PRAGMA integrity_check(1)").fetchone()
+            if said != "ok":
+                raise Unavailable(self._damaged(said))
+        (mode,) = self._writer.execute("PRAGMA journal_mode=WAL").fetchone()
+        if mode != "wal":
+            raise Unavailable(f"store {self.path}: must be on a disk that allows SQLite's WAL mode")
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+            if version == 0 and not self._writer.execute("SELECT 1 FROM sqlite_master").fetchone():
+                for statement in _SCHEMA.split(";"):
+                    self._writer.execute(statement)
+                version = SCHEMA_VERSION
+                self._writer.execute(f"PRAGMA user_version={version}")
+            self._writer.execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
+        if version != SCHEMA_VERSION:
+            raise Unavailable(
+                f"store {self.path}: must be a CoreRec store of version {SCHEMA_VERSION}, got "
+                f"version {version}; use another file"
+            )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable(f"store {self.path}: is closed")
+
+    def _check_in_place(self) -> None:
+        # Writing to a file that was deleted would succeed and lose everything.
+        try:
+            inode = os.stat(self.path).st_ino  # noqa: PTH116  # Path.stat takes twice as long
+        except OSError:
+            inode = -1
+        if inode != self._inode:
+            raise Unavailable(
+                f"store {self.path}: the file was deleted or replaced while in use; "
+                "put it back and restart"
+            )
+
+    @contextmanager
+    def _held_to_write(self) -> Iterator[None]:
+        if not self._write_lock.acquire(timeout=self._busy_seconds):
+            raise Unavailable(self._no_turn("write"))
+        try:
+            yield
+        finally:
+            self._write_lock.release()
+
+    def _no_turn(self, what: str) -> str:
+        return f"store {self.path}: no turn to {what} within {self._busy_seconds} s; try again"
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise Unavailable(self._explained(error)) from error
+        except OSError as error:
+            raise Unavailable(f"store {self.path}: cannot be opened: {error}") from error
+
+    def _explained(self, error: sqlite3.Error) -> str:
+        name = getattr(error, "sqlite_errorname", "") or ""
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            return self._damaged(str(error))
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return (
+                f"store {self.path}: another process held the write lock for more than "
+                f"{self._busy_seconds} s; try again"
+            )
+        if name.startswith("SQLITE_FULL"):
+            return f"store {self.path}: the disk is full; nothing was written"
+        return f"store {self.path}: {error} ({name or type(error).__name__})"
+
+    def _damaged(self, said: str) -> str:
+        return (
+            f"store {self.path}: the file is damaged ({said}); restore it from a backup, or "
+            "move it away to start with an empty one"
+        )

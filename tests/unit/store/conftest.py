@@ -1,0 +1,79 @@
+"""A release small enough to read in a test, and one way to make each kind of store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from corerec.release import Release, ReleaseWriter, write_catalogue
+from corerec.store import SqliteStore, Store
+
+MakeRelease = Callable[..., Release]
+OpenStore = Callable[[], Store]
+
+USERS: Mapping[str, Mapping[str, str | None]] = {
+    "ann": {"age": "25", "city": "Bonn"},
+    "bob": {"age": None, "city": "Ulm"},
+}
+# (user, item number, time): out of order in the file, on purpose.
+HISTORIES: Sequence[tuple[str, int, int]] = [
+    ("ann", 2, 30),
+    ("ann", 0, 10),
+    ("eve", 1, 5),
+    ("ann", 1, 20),
+]
+
+
+@pytest.fixture
+def make_release(tmp_path: Path) -> MakeRelease:
+    """Return a function that writes and opens a release."""
+
+    def make(
+        ids: Sequence[str] = ("i0", "i1", "i2"),
+        users: Mapping[str, Mapping[str, str | None]] = USERS,
+        histories: Sequence[tuple[str, int, int]] = HISTORIES,
+    ) -> Release:
+        with ReleaseWriter(tmp_path / "releases") as writer:
+            write_catalogue(writer.path("catalogue.parquet"), pl.DataFrame({"item_id": list(ids)}))
+            schema = {"user_id": pl.String, "age": pl.Int32, "city": pl.String}
+            rows = [
+                {"user_id": u, "age": a["age"] and int(a["age"]), "city": a["city"]}
+                for u, a in users.items()
+            ]
+            pl.DataFrame(rows, schema).write_parquet(writer.path("users.parquet"))
+            columns = {
+                "user_id": pl.String,
+                "item_number": pl.Int64,
+                "event_time_micros": pl.Int64,
+            }
+            frame = pl.DataFrame(list(histories), columns, orient="row")
+            frame.write_parquet(writer.path("histories.parquet"))
+            return Release.open(writer.commit({}))
+
+    return make
+
+
+@pytest.fixture(params=["sqlite"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStore]:
+    """Return a function that opens the store of this test, as each process of a cluster would."""
+    assert request.param == "sqlite"
+    opened: list[Store] = []
+
+    def open_it() -> Store:
+        opened.append(SqliteStore(tmp_path / "store.db", busy_seconds=0.2))
+        return opened[-1]
+
+    yield open_it
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(open_store: OpenStore, make_release: MakeRelease) -> Store:
+    """Return a store that is seeded with the small release."""
+    store = open_store()
+    assert store.seed(make_release())
+    return store

@@ -1,0 +1,213 @@
+"""What is special to the SQLite store: locks, damage, deletion, and death in the middle."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from corerec.errors import Unavailable
+from corerec.store import Event, SqliteStore
+
+KILLS = 10
+WRITER = """
+import sys
+from pathlib import Path
+from corerec.store import Event, SqliteStore
+store = SqliteStore(Path(sys.argv[1]))
+run, i = sys.argv[2], 0
+while True:
+    ids = [f"{run}-{i}-{j}" for j in range(3)]
+    store.append_events([Event(f"u{i % 5}", "i1", 1, i, "x", e) for e in ids])
+    print(" ".join(ids), flush=True)
+    i += 1
+"""
+
+
+def _events(path: Path) -> list[str]:
+    link = sqlite3.connect(path)
+    try:
+        return [row[0] for row in link.execute("SELECT event_id FROM events ORDER BY seq")]
+    finally:
+        link.close()
+
+
+def test_what_was_acknowledged_survives_kill_9_and_nothing_is_doubled(
+    tmp_path: Path, make_release
+) -> None:
+    path, dice = tmp_path / "s.db", random.Random(7)
+    store = SqliteStore(path)
+    store.seed(make_release())
+    store.close()
+    acked: list[str] = []
+    for run in range(KILLS):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path), str(run)], stdout=subprocess.PIPE, text=True
+        )
+        assert writer.stdout is not None
+        acked += writer.stdout.readline().split()
+        time.sleep(dice.uniform(0, 0.05))
+        writer.send_signal(signal.SIGKILL)
+        # A line without its end was cut by the kill; its events may be there or not.
+        rest = writer.stdout.read().splitlines(keepends=True)
+        acked += [e for line in rest if line.endswith("\n") for e in line.split()]
+        writer.stdout.close()
+        assert writer.wait() == -signal.SIGKILL
+    stored = _events(path)
+    assert len(acked) > 3 * KILLS
+    assert not set(acked) - set(stored)
+    assert len(stored) == len(set(stored))
+    assert len(stored) % 3 == 0  # each call's events are all there or none
+    assert len(stored) - len(acked) <= 3 * KILLS
+    reopened = SqliteStore(path, check_file=True)
+    lengths = [len(state.items) for state in reopened.read_users([f"u{i}" for i in range(5)])]
+    assert sum(lengths) == len(stored) or max(lengths) == 1000
+    reopened.close()
+
+
+def test_a_seed_killed_in_the_middle_has_not_happened(tmp_path: Path, make_release) -> None:
+    release = make_release()
+    script = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from corerec.release import Release; from corerec.store import SqliteStore\n"
+        "def stop(what, done, total):\n"
+        "    if what == 'histories': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "SqliteStore(Path(sys.argv[1])).seed(Release.open(Path(sys.argv[2])), stop)\n"
+    )
+    arguments = [sys.executable, "-c", script, str(tmp_path / "s.db"), str(release.path)]
+    assert subprocess.run(arguments, check=False).returncode == -9
+    store = SqliteStore(tmp_path / "s.db")
+    assert not store.read_users(["ann"])[0].known
+    assert store.seed(release)
+    assert store.read_users(["ann"])[0].items.tolist() == [0, 1, 2]
+    store.close()
+
+
+def test_a_locked_store_still_reads_and_refuses_to_write(tmp_path: Path, make_release) -> None:
+    store = SqliteStore(tmp_path / "s.db", busy_seconds=0.05)
+    store.seed(make_release())
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    for write in (
+        lambda: store.append_events([Event("u", "i1", 1, 1)]),
+        lambda: store.put_users([("u", {})]),
+        store.check,
+    ):
+        with pytest.raises(Unavailable, match=r"s\.db: another process held the write lock"):
+            write()
+    assert store.read_users(["ann"])[0].items.tolist() == [0, 1, 2]
+    other.execute("ROLLBACK")
+    other.close()
+    store.check()
+    assert store.append_events([Event("u", "i1", 1, 1)]) == 1
+    store.close()
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_deleted_or_replaced_file_acknowledges_nothing(
+    tmp_path: Path, make_release, replace: bool
+) -> None:
+    store = SqliteStore(tmp_path / "s.db")
+    store.seed(make_release())
+    if replace:
+        SqliteStore(tmp_path / "other.db").close()
+        (tmp_path / "other.db").replace(tmp_path / "s.db")
+    else:
+        (tmp_path / "s.db").unlink()
+    with pytest.raises(Unavailable, match="deleted or replaced"):
+        store.append_events([Event("u", "i1", 1, 1)])
+    with pytest.raises(Unavailable, match="deleted or replaced"):
+        store.check()
+    store.close()
+
+
+def test_files_that_are_no_store_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("hello " * 1000)
+    with pytest.raises(Unavailable, match=r"text\.db: the file is damaged .*restore it"):
+        SqliteStore(tmp_path / "text.db")
+    with pytest.raises(Unavailable, match=r"cannot be opened: .*text"):
+        SqliteStore(tmp_path / "text.db" / "s.db")
+    link = sqlite3.connect(tmp_path / "foreign.db")
+    link.execute("CREATE TABLE t (x)")
+    link.close()
+    with pytest.raises(Unavailable, match="must be a CoreRec store of version 1, got version 0"):
+        SqliteStore(tmp_path / "foreign.db")
+    (tmp_path / "folder.db").mkdir()
+    with pytest.raises(Unavailable, match=r"folder\.db: unable to open"):
+        SqliteStore(tmp_path / "folder.db")
+
+
+def test_a_truncated_file_is_refused_at_opening(tmp_path: Path, make_release) -> None:
+    path = tmp_path / "s.db"
+    store = SqliteStore(path)
+    store.seed(make_release(ids=[f"i{i}" for i in range(2000)]))
+    store.close()
+    good = path.read_bytes()
+    for size in (len(good) // 2, len(good) - 4096, 1000):
+        path.write_bytes(good[:size])
+        with pytest.raises(Unavailable, match=r"s\.db: the file is damaged"):
+            SqliteStore(path)
+
+
+def test_a_flipped_bit_in_a_user_is_noticed_when_it_is_read(tmp_path: Path, make_release) -> None:
+    path = tmp_path / "s.db"
+    store = SqliteStore(path)
+    store.seed(make_release())
+    store.append_events([Event("ann", "i1", 1, 0x5A5A5A5A5A5A)])
+    store.close()
+    good = path.read_bytes()
+    for needle, what in ((b"\x5a" * 6 + b"\0\0", "history"), (b'"Bonn"', "profile")):
+        bad = bytearray(good)
+        bad[good.index(needle) + 1] ^= 1
+        path.write_bytes(bad)
+        store = SqliteStore(path)
+        with pytest.raises(Unavailable, match=rf"s\.db: the {what} of user 'ann' does not match"):
+            store.read_users(["ann"])
+        assert store.read_users(["bob"])[0].known
+        store.close()
+
+
+def test_every_flipped_byte_of_a_store_is_noticed_or_harmless(tmp_path: Path, make_release) -> None:
+    """No flip may crash the process, raise a bare SQLite error or change what is answered."""
+    path = tmp_path / "s.db"
+    store = SqliteStore(path)
+    store.seed(make_release())
+    store.append_events([Event("ann", "i1", 1, 40)])
+    store.close()
+    good, dice, noticed = path.read_bytes(), random.Random(3), 0
+    for _ in range(150):
+        bad = bytearray(good)
+        bad[dice.randrange(len(bad))] ^= 1 << dice.randrange(8)
+        path.write_bytes(bad)
+        for extra in ("-wal", "-shm"):
+            Path(f"{path}{extra}").unlink(missing_ok=True)
+        try:
+            store = SqliteStore(path)
+        except Unavailable:
+            noticed += 1
+            continue
+        try:
+            (ann,) = store.read_users(["ann"])
+            assert ann.items.tolist() == [0, 1, 2, 1]
+            assert ann.attributes == {"age": "25", "city": "Bonn"}
+        except Unavailable:
+            noticed += 1
+        finally:
+            store.close()
+    assert noticed
+
+
+def test_commits_are_flushed_to_the_disk(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "s.db")
+    with store._database.writing(commit=False) as link:
+        assert link.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert link.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert os.path.exists(tmp_path / "s.db-wal")  # noqa: PTH110
+    store.close()

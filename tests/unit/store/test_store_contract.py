@@ -1,0 +1,248 @@
+"""What every store promises; each implementation runs the whole suite."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import polars as pl
+import pytest
+
+from corerec.errors import FailedPrecondition, InvalidArgument, NotFound, ReleaseError, Unavailable
+from corerec.store import Event, Store
+
+
+def event(user: str, number: int, time: int, event_id: str = "") -> Event:
+    return Event(user, f"i{number}", number, time, "click", event_id)
+
+
+def history(store: Store, user: str) -> list[tuple[int, int]]:
+    (state,) = store.read_users([user])
+    assert state.items.dtype == state.times.dtype == np.int64
+    assert len(state.items) == len(state.times)
+    return list(zip(state.items.tolist(), state.times.tolist(), strict=True))
+
+
+def test_an_unknown_user_is_empty(store: Store) -> None:
+    (state,) = store.read_users(["nobody"])
+    assert (state.user_id, state.attributes, state.known) == ("nobody", {}, False)
+    assert len(state.items) == len(state.times) == 0
+
+
+def test_a_seeded_user_has_attributes_and_a_history_in_order_of_time(store: Store) -> None:
+    ann, eve, bob = store.read_users(["ann", "eve", "bob"])
+    assert ann.known
+    assert ann.attributes == {"age": "25", "city": "Bonn"}
+    assert ann.items.tolist() == [0, 1, 2]
+    assert ann.times.tolist() == [10, 20, 30]
+    assert (eve.known, eve.attributes, eve.items.tolist()) == (True, {}, [1])
+    assert (bob.known, bob.attributes, len(bob.items)) == (True, {"city": "Ulm"}, 0)
+
+
+def test_users_come_back_in_the_order_asked_also_twice_and_in_large_numbers(store: Store) -> None:
+    assert store.read_users([]) == []
+    ids = [f"x{i}" for i in range(700)]
+    store.put_users((i, {"n": i}) for i in ids[::2])
+    asked = [*ids, "ann", "x0", "x0"]
+    states = store.read_users(asked)
+    assert [s.user_id for s in states] == asked
+    assert [s.known for s in states[:4]] == [True, False, True, False]
+    assert states[-1].attributes == {"n": "x0"}
+
+
+def test_the_next_read_sees_an_acknowledged_event(store: Store) -> None:
+    assert store.append_events([event("ann", 0, 40), event("new", 2, 7)]) == 2
+    assert history(store, "ann") == [(0, 10), (1, 20), (2, 30), (0, 40)]
+    assert history(store, "new") == [(2, 7)]
+    (new,) = store.read_users(["new"])
+    assert (new.known, new.attributes) == (True, {})
+
+
+def test_late_events_are_put_at_their_place_and_ties_keep_their_order(store: Store) -> None:
+    store.append_events([event("ann", 2, 15), event("ann", 2, 20), event("ann", 0, 1)])
+    assert history(store, "ann") == [(0, 1), (0, 10), (2, 15), (1, 20), (2, 20), (2, 30)]
+
+
+def test_the_newest_thousand_events_are_kept(store: Store) -> None:
+    store.append_events([event("u", i % 3, 10 + i) for i in range(990)])
+    store.append_events([event("u", 0, 5000 + i) for i in range(20)])
+    store.append_events([event("u", 1, 0)])  # older than all that are kept
+    (state,) = store.read_users(["u"])
+    assert len(state.items) == 1000
+    assert state.times[0] == 20
+    assert state.times[-1] == 5019
+    assert (np.diff(state.times) >= 0).all()
+
+
+def test_an_event_id_is_stored_once_per_user(store: Store) -> None:
+    assert store.append_events([event("u", 0, 1, "a"), event("u", 1, 2, "a")]) == 1
+    assert store.append_events([event("u", 0, 1, "a"), event("u", 2, 3, "b")]) == 1
+    assert store.append_events([event("v", 0, 1, "a")]) == 1
+    assert store.append_events([event("u", 0, 4), event("u", 0, 4)]) == 2
+    assert history(store, "u") == [(0, 1), (2, 3), (0, 4), (0, 4)]
+
+
+def test_all_events_are_stored_or_none(store: Store) -> None:
+    for bad, kind, text in [
+        (Event("u", "iX", 0, 1), NotFound, "item_id 'iX' is not in the catalogue"),
+        (Event("u", "i1", 2, 1), FailedPrecondition, "'i1' has number 1"),
+        (Event("", "i1", 1, 1), InvalidArgument, "user_id must have 1 to 256 bytes, got 0"),
+        (Event("é" * 129, "i1", 1, 1), InvalidArgument, "got 258"),
+        (Event("\ud800", "i1", 1, 1), InvalidArgument, "valid Unicode"),
+        (Event("u", "i1", 1, -1), InvalidArgument, r"time_micros must be in \[0, 2\^63\), got -1"),
+        (Event("u", "i1", 1, 2**63), InvalidArgument, "time_micros"),
+        (Event("u", "i1", 1, 1, "x" * 65), InvalidArgument, "event_type must be at most 64 bytes"),
+        (Event("u", "i1", 1, 1, "x", "x" * 65), InvalidArgument, "event_id"),
+    ]:
+        with pytest.raises(kind, match=text):
+            store.append_events([event("u", 0, 1), bad])
+    assert store.append_events([]) == 0
+    assert not store.read_users(["u"])[0].known
+
+
+def test_put_users_sets_what_is_named_and_keeps_the_rest(store: Store) -> None:
+    assert store.put_users([("ann", {"city": "Köln"}), ("new", {"age": "3"}), ("new", {})]) == 2 + 1
+    ann, new = store.read_users(["ann", "new"])
+    assert ann.attributes == {"age": "25", "city": "Köln"}
+    assert ann.items.tolist() == [0, 1, 2]
+    assert new.attributes == {"age": "3"}
+    for row, text in [
+        (("", {}), "user_id must have 1 to 256"),
+        (("u", {"a": 5}), "attribute 'a' must be text, got 5"),
+        (("u", {"a": "x" * 257}), "attribute 'a' must be at most 256 bytes"),
+    ]:
+        with pytest.raises(InvalidArgument, match=text):
+            store.put_users([("u", {"b": "c"}), row])
+    assert not store.read_users(["u"])[0].known
+
+
+def test_what_was_written_is_there_after_opening_again(open_store, make_release) -> None:
+    first = open_store()
+    release = make_release()
+    assert first.seed(release)
+    first.append_events([event("u", 1, 9, "a")])
+    first.close()
+    second = open_store()
+    assert not second.seed(release)
+    assert history(second, "u") == [(1, 9)]
+    assert second.append_events([event("u", 1, 9, "a")]) == 0
+
+
+def test_two_openings_of_one_store_see_each_other(open_store, make_release) -> None:
+    one, two = open_store(), open_store()
+    assert one.seed(make_release())
+    assert not two.seed(make_release())
+    one.append_events([event("u", 0, 1)])
+    two.append_events([event("u", 1, 2)])
+    assert history(one, "u") == history(two, "u") == [(0, 1), (1, 2)]
+
+
+def test_a_second_seed_changes_nothing(store: Store, make_release) -> None:
+    store.append_events([event("ann", 0, 99)])
+    assert not store.seed(make_release())
+    assert history(store, "ann")[-1] == (0, 99)
+    assert len(history(store, "ann")) == 4
+
+
+def test_a_larger_release_adds_its_items_and_users_and_leaves_the_others(
+    store: Store, make_release
+) -> None:
+    store.append_events([event("ann", 0, 99)])
+    store.put_users([("bob", {"city": "Rom"})])
+    larger = make_release(
+        ids=["i0", "i1", "i2", "i3"],
+        users={"ann": {"age": "1", "city": "X"}, "zoe": {"age": "2", "city": "Y"}},
+        histories=[("ann", 3, 1), ("zoe", 3, 1)],
+    )
+    assert store.seed(larger)
+    assert len(history(store, "ann")) == 4
+    ann, bob, zoe = store.read_users(["ann", "bob", "zoe"])
+    assert ann.attributes["city"] == "Bonn"
+    assert bob.attributes["city"] == "Rom"
+    assert (zoe.attributes["city"], zoe.items.tolist()) == ("Y", [3])
+    assert store.append_events([event("ann", 3, 100)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("ids", "text"),
+    [
+        (["i0", "iX", "i2"], "item number 1 is 'i1' in store .* but 'iX' in the release"),
+        (["i0", "i1"], "item number 2 is 'i2' in store .* but no such item"),
+        (["i1", "i0", "i2", "i3"], "number 0"),
+    ],
+)
+def test_a_release_with_other_numbers_is_refused_whole(
+    store: Store, make_release, ids: list[str], text: str
+) -> None:
+    other = make_release(ids=ids, users={"zoe": {"age": "1", "city": ""}}, histories=[])
+    with pytest.raises(FailedPrecondition, match=text + ".*use another store file"):
+        store.seed(other)
+    assert not store.read_users(["zoe"])[0].known
+    with pytest.raises(NotFound):
+        store.append_events([Event("u", "iX", 1, 1)])
+
+
+def test_a_seed_that_fails_leaves_nothing(open_store, make_release) -> None:
+    store = open_store()
+    with pytest.raises(ReleaseError, match=r"histories\.parquet: item_number must be in \[0, 3\)"):
+        store.seed(make_release(histories=[("ann", 3, 1)]))
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "histories":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.seed(make_release(), stop)
+    assert not store.read_users(["ann"])[0].known
+    assert store.seed(make_release())
+
+
+def test_seeding_tells_how_far_it_is(open_store, make_release) -> None:
+    told: list[tuple[str, int, int]] = []
+    open_store().seed(make_release(), lambda *step: told.append(step))
+    assert told == [("items", 3, 3), ("users", 2, 2), ("histories", 2, 2)]
+
+
+def test_a_release_with_bad_tables_is_refused_by_name(open_store, make_release, tmp_path) -> None:
+    release = make_release()
+    pl.DataFrame({"user": ["a"]}).write_parquet(release.file("users.parquet"))
+    with pytest.raises(ReleaseError, match=r"users\.parquet: column 'user_id' must be String"):
+        open_store().seed(release)
+    release.file("users.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ReleaseError, match=r"users\.parquet: not a readable Parquet"):
+        open_store().seed(release)
+
+
+def test_writers_in_many_threads_lose_nothing(store: Store) -> None:
+    def write(worker: int) -> None:
+        for i in range(25):
+            store.append_events([event("u", worker % 3, i, f"{worker}-{i}")])
+            assert len(store.read_users(["u", "ann"])) == 2
+
+    threads = [threading.Thread(target=write, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(history(store, "u")) == 100
+
+
+def test_a_healthy_store_passes_its_check_and_is_not_changed_by_it(store: Store) -> None:
+    before = history(store, "ann")
+    store.check()
+    store.check()
+    assert history(store, "ann") == before
+
+
+def test_a_closed_store_says_so(store: Store, make_release) -> None:
+    store.close()
+    store.close()
+    for call in (
+        lambda: store.read_users(["a"]),
+        lambda: store.append_events([event("a", 1, 1)]),
+        lambda: store.put_users([("a", {})]),
+        lambda: store.seed(make_release()),
+        store.check,
+    ):
+        with pytest.raises(Unavailable, match="is closed"):
+            call()

@@ -1,0 +1,1 @@
+"""ghz against a running cluster, and the report of it."""

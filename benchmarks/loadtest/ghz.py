@@ -86,7 +86,7 @@ def _span(details: list[dict[str, Any]]) -> float:
         return 0.0
     starts = [_seconds(d["timestamp"]) for d in details]
     ends = [start + d["latency"] / 1e9 for start, d in zip(starts, details, strict=True)]
-    return max(ends) - min(starts)
+    return float(max(ends) - min(starts))
 
 
 def _seconds(stamp: str) -> float:

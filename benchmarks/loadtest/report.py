@@ -82,8 +82,9 @@ def plot(results: Sequence[Measured], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True)
-    closed = [m for m in results if m.load.callers]
-    opened = [m for m in results if m.load.rate]
+    answered = [m for m in results if m.ok]
+    closed = [m for m in answered if m.load.callers]
+    opened = [m for m in answered if m.load.rate]
     sides = (
         (left, closed, [m.load.callers for m in closed], "callers, each waiting for its answer"),
         (right, opened, [m.load.rate for m in opened], "calls offered a second"),
@@ -95,15 +96,18 @@ def plot(results: Sequence[Measured], path: Path) -> None:
             note = {"textcoords": "offset points", "xytext": (4, -12), "fontsize": 8}
             axes.annotate(f"{m.qps:.0f}/s", (place, m.p50), **note)
         axes.set_xlabel(label)
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
+        axes.margins(x=0.12, y=0.12)
+        axes.grid(alpha=0.3, which="both")
     left.set_ylabel("latency of OK answers, ms")
     left.set_title("closed loop")
     right.set_title("open loop")
+    if answered:
+        left.set_yscale("log")  # shared by both: an overload is a hundred times the rest
+        left.yaxis.set_major_formatter("{x:g}")
     if closed:
         left.set_xscale("log", base=2)
         left.set_xticks([m.load.callers for m in closed], [str(m.load.callers) for m in closed])
-        left.legend()
+    (left if closed else right).legend(*axes.get_legend_handles_labels())
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

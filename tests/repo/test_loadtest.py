@@ -74,7 +74,7 @@ def test_the_picture_is_drawn(results: list[Measured], tmp_path: Path) -> None:
 
 
 def test_only_the_open_loop_sends_without_waiting() -> None:
-    files = (Path("ghz"), Path("."), "127.0.0.1:1", Path("requests.json"))
+    files = (Path("ghz"), Path(), "127.0.0.1:1", Path("requests.json"))
     closed, opened = command(*files, CLOSED), command(*files, OPEN)
     assert "--async" not in closed
     assert closed[closed.index("-c") + 1] == "8"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +162,10 @@ def test_every_stage_has_a_disruption_budget(manifests: list[Manifest]) -> None:
     assert guarded == set(STAGES)
 
 
-def test_the_example_deployment_file_is_read_without_complaint() -> None:
+def test_the_example_deployment_file_shows_every_key_with_its_default() -> None:
     file = DeploymentFile.read(DEPLOY / "serve.toml")
     for name, config in CONFIGS.items():
-        parsed = file.config(config, name)
-        shown = {k: v for k, v in file.tables[name].items() if not isinstance(v, dict)}
-        default = config()
-        changed = {k for k, v in shown.items() if v != getattr(default, k)}
-        assert changed == set(), f"[{name}] shows other values than the defaults it claims"
-        assert parsed == default
+        assert file.config(config, name) == config()
+        known = {field.name for field in fields(config)}
+        hidden = known - file.tables[name].keys() - {"share_port"}  # of one machine's gateways only
+        assert hidden == set(), f"[{name}] does not show {hidden}"

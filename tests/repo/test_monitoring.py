@@ -48,3 +48,13 @@ def test_ghz_configs_call_a_method_that_exists_with_fields_that_exist() -> None:
         fields = service.methods_by_name[method].input_type.fields_by_name
         assert set(config["data"]) <= set(fields)
         assert (ROOT / config["proto"]).exists()
+
+
+def test_the_operators_page_lists_exactly_the_metrics_that_exist() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    listed = set(re.findall(r"^\| `((?:corerec|rpc)_\w+)` \|", page, flags=re.MULTILINE))
+    families = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in Metrics().registry.collect()
+    }
+    assert listed == {name for name in families if name.startswith(("corerec_", "rpc_"))}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import faiss
@@ -21,6 +20,7 @@ from corerec.retrieval.build import load_index
 from corerec.retrieval.encoder import QueryEncoder
 from corerec.retrieval.fuse import fuse
 from corerec.retrieval.index import ItemIndex
+from corerec.retrieval.options import RetrievalOptions
 from corerec.retrieval.popular import PopularList
 from corerec.stages import (
     MAX_HISTORY,
@@ -30,16 +30,6 @@ from corerec.stages import (
     RetrieveResult,
     UserContext,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrievalOptions:
-    """How candidates of several sources share the places."""
-
-    popular_share: float = 0.1
-    """Share of k that popular items fill which the two-tower did not bring, [0, 1]."""
-    cold_popular_share: float = 1.0
-    """The same for a user who is unknown and has no known history, [0, 1]."""
 
 
 class RetrievalCore:
@@ -65,9 +55,6 @@ class RetrievalCore:
         self._encoder, self._index, self._vectors = encoder, index, vectors
         self._popular, self._schema, self._users = popular, schema, users
         self._options, self._threads = options or RetrievalOptions(), threads
-        for name in ("popular_share", "cold_popular_share"):
-            if not 0 <= (share := getattr(self._options, name)) <= 1:
-                raise InvalidArgument(f"{name} must be in [0, 1], got {share}")
 
     @classmethod
     def load(

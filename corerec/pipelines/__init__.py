@@ -1,0 +1,1 @@
+"""What turns a data set into a release: the steps of `corerec train`."""

@@ -1,0 +1,101 @@
+"""TrainConfig: everything that decides a training, with presets for size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from corerec.engines.two_tower import TwoTowerConfig
+from corerec.engines.two_tower_fit import TwoTowerFitConfig
+from corerec.errors import ConfigError
+from corerec.pipelines.mining import MiningConfig
+from corerec.pipelines.slices import SliceConfig
+from corerec.ranking.model import RankingModelConfig
+from corerec.ranking.train import RankerFitConfig
+from corerec.retrieval.index import IndexConfig
+from corerec.retrieval.options import RetrievalOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How much of the data the release is measured on."""
+
+    cases: int = 2_000
+    """Most test cases, drawn at random."""
+    tower_cases: int = 2_000
+    """Most validation cases that stop the two-tower's training."""
+    tower_recall_at: int = 100
+    """The k of the recall that stops the two-tower's training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a training, besides the data."""
+
+    seed: int = 0
+    """The same seed, data and machine give the same release."""
+    threads: int = 0
+    """Cores to use; 0 is all that the process may use."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the models are trained."""
+    unknown_items: Literal["fail", "drop"] = "fail"
+    """What happens to interactions with items that the catalogue does not have."""
+    ranker_history: int = 50
+    """Newest events of a user that the ranker looks at."""
+    slices: SliceConfig = field(default_factory=SliceConfig)
+    two_tower: TwoTowerConfig = field(default_factory=TwoTowerConfig)
+    two_tower_fit: TwoTowerFitConfig = field(default_factory=TwoTowerFitConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+    mining: MiningConfig = field(default_factory=MiningConfig)
+    ranking: RankingModelConfig = field(default_factory=RankingModelConfig)
+    ranker_fit: RankerFitConfig = field(default_factory=RankerFitConfig)
+    retrieval: RetrievalOptions = field(default_factory=RetrievalOptions)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        """Check ranges. Raises ConfigError."""
+        for name, least in (("seed", 0), ("threads", 0), ("ranker_history", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.two_tower.dim % self.two_tower.heads:
+            raise ConfigError(
+                f"two_tower.dim must be a multiple of heads, "
+                f"got {self.two_tower.dim} and {self.two_tower.heads}"
+            )
+
+    @classmethod
+    def tiny(cls) -> TrainConfig:
+        """Return a training of seconds for a world of hundreds, for tests."""
+        return cls(
+            threads=1,
+            ranker_history=20,
+            two_tower=TwoTowerConfig(dim=16, heads=2, history_length=20, hidden=32),
+            two_tower_fit=TwoTowerFitConfig(epochs=3, learning_rate=1e-2),
+            mining=MiningConfig(max_cases=1_000, validation_cases=200, hard=8, sampled=4),
+            ranker_fit=RankerFitConfig(epochs=1, batch_cases=64),
+            evaluation=EvaluationConfig(cases=100, tower_cases=200),
+        )
+
+    @classmethod
+    def quality(cls) -> TrainConfig:
+        """Return a longer training with longer histories, for the best lists."""
+        own = cls()
+        return replace(
+            own,
+            two_tower=replace(own.two_tower, history_length=100, dropout=0.2),
+            two_tower_fit=replace(
+                own.two_tower_fit,
+                epochs=10,
+                max_examples=20_000_000,
+                batch_windows=32,
+                uniform_negatives=512,
+                batch_negatives=1024,
+                patience=3,
+            ),
+            mining=replace(own.mining, max_cases=200_000, hard=40, sampled=8),
+            ranker_fit=replace(own.ranker_fit, epochs=6, patience=2),
+            evaluation=replace(own.evaluation, cases=10_000),
+        )
+
+
+PRESETS = {"default": TrainConfig, "quality": TrainConfig.quality, "tiny": TrainConfig.tiny}

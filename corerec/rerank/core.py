@@ -1,0 +1,226 @@
+"""RerankCore: applies the declared rules to ranked lists. It knows no proto, RPC or deadline.
+
+The order is fixed: block list, pins, freshness, boosts, diversity and caps while the list is
+filled, cut to k.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corerec.errors import CoreRecError, InvalidArgument, ReleaseError
+from corerec.release import Catalogue, Release
+from corerec.rerank.compiled import CompiledRules, compile_rules
+from corerec.rerank.mmr import Group, Selection, select
+from corerec.rerank.record import Outcome, Recorder
+from corerec.rerank.rules import MAX_RERANK_K, RerankRules, load_rules
+from corerec.rerank.scored import Scored, score_entry
+from corerec.stages import MAX_CANDIDATES, Candidates, RerankEntry, RerankResult, Source
+
+VECTORS = "item_vectors.safetensors"
+
+
+class RerankCore:
+    """The rules of one release. Make one with `RerankCore.load`."""
+
+    def __init__(
+        self,
+        *,
+        release: str,
+        catalogue: Catalogue,
+        vectors: NDArray[np.float32] | None,
+        rules: RerankRules,
+        data_end_micros: int = 0,
+    ) -> None:
+        """Hold a catalogue of N items and their L2-normalised vectors (N, D).
+
+        `vectors` may be None when `mmr_lambda` is 1. `data_end_micros` is the moment that an
+        entry with `now` 0 is for; 0 there too leaves every freshness unknown.
+
+        Raises:
+            ConfigError: a rule is out of its range.
+            InvalidArgument: the vectors do not fit the catalogue.
+        """
+        needs_vectors = rules.diversity.mmr_lambda < 1
+        if needs_vectors and (vectors is None or len(vectors) != len(catalogue)):
+            rows = "none" if vectors is None else len(vectors)
+            raise InvalidArgument(f"vectors must have {len(catalogue)} rows, got {rows}")
+        self._release = release
+        self._catalogue = catalogue
+        self._vectors = vectors if needs_vectors else None
+        self._compiled = compile_rules(rules, catalogue)
+        self._recorder = Recorder(catalogue, self._compiled)
+        self._data_end = data_end_micros
+
+    @classmethod
+    def load(cls, release: Release, *, rules: RerankRules | None = None) -> RerankCore:
+        """Return the core of a release, with the release's own rules unless others are given.
+
+        Raises:
+            ConfigError: naming file, line, key, rule and value.
+            ReleaseError: the item vectors are missing or not as they must be.
+        """
+        rules = load_rules(release.rules_path) if rules is None else rules
+        vectors = None
+        if rules.diversity.mmr_lambda < 1:
+            vectors = _read_vectors(release.file(VECTORS), len(release.catalogue))
+        # Where the data has an order but no times, its end is a count, not a moment.
+        has_times = bool(release.info.get("has_times", True))
+        return cls(
+            release=release.id,
+            catalogue=release.catalogue,
+            vectors=vectors,
+            rules=rules,
+            data_end_micros=int(release.info.get("data_end_micros") or 0) if has_times else 0,
+        )
+
+    @property
+    def release(self) -> str:
+        """Id of the release that this core holds."""
+        return self._release
+
+    @property
+    def rules(self) -> RerankRules:
+        """The rules that are applied."""
+        return self._compiled.rules
+
+    @property
+    def compiled(self) -> CompiledRules:
+        """The rules resolved against the catalogue."""
+        return self._compiled
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Names in the rules that the catalogue does not have."""
+        return self._compiled.warnings
+
+    def check(self, entry: RerankEntry) -> None:
+        """Raise InvalidArgument unless k, columns, item numbers and scores obey their rules."""
+        if not 1 <= entry.k <= MAX_RERANK_K:
+            raise InvalidArgument(f"k must be in [1, {MAX_RERANK_K}], got {entry.k}")
+        if entry.now < 0:
+            raise InvalidArgument(f"request_time_micros must be >= 0, got {entry.now}")
+        numbers, scores = entry.candidates.numbers, entry.candidates.scores
+        if not len(numbers) == len(scores) == len(entry.candidates.sources):
+            raise InvalidArgument(
+                "candidate columns must be equally long, got "
+                f"{len(numbers)} item numbers, {len(scores)} scores and "
+                f"{len(entry.candidates.sources)} sources"
+            )
+        if len(numbers) > MAX_CANDIDATES:
+            raise InvalidArgument(
+                f"candidates must be at most {MAX_CANDIDATES}, got {len(numbers)}"
+            )
+        if len(numbers):
+            self._check_values(entry.candidates)
+
+    def run(self, entries: Sequence[RerankEntry]) -> list[RerankResult | CoreRecError]:
+        """Rerank a batch. A bad entry gives an error in its place, its neighbours a result."""
+        results: list[RerankResult | CoreRecError] = []
+        for entry in entries:
+            try:
+                self.check(entry)
+                results.append(self._rerank(entry))
+            except CoreRecError as error:
+                results.append(error)
+        return results
+
+    def warm(self) -> None:
+        """Run a typical batch, so that the catalogue's columns are built before the first one."""
+        n = min(100, len(self._catalogue))
+        candidates = Candidates(
+            numbers=np.arange(n, dtype=np.int64),
+            scores=np.linspace(1, 0, n, dtype=np.float32),
+            sources=np.full(n, Source.TWO_TOWER, np.uint8),
+        )
+        for explain in (False, True):
+            self.run([RerankEntry(candidates=candidates, k=10, explain=explain)])
+
+    def _check_values(self, candidates: Candidates) -> None:
+        if not np.isfinite(candidates.scores).all():
+            row = int(np.argmin(np.isfinite(candidates.scores)))
+            raise InvalidArgument(
+                f"scores must be finite, got {candidates.scores[row]} in place {row}"
+            )
+        ordered = np.sort(candidates.numbers)
+        if ordered[0] < 0 or ordered[-1] >= len(self._catalogue):
+            bad = ordered[0] if ordered[0] < 0 else ordered[-1]
+            raise InvalidArgument(f"item numbers must be in [0, {len(self._catalogue)}), got {bad}")
+        if (double := ordered[1:] == ordered[:-1]).any():
+            number = ordered[1:][double][0]
+            raise InvalidArgument(f"item numbers must be given once, got {number} twice")
+
+    def _rerank(self, entry: RerankEntry) -> RerankResult:
+        begin = time.perf_counter_ns()
+        now = entry.now or self._data_end
+        scored = score_entry(entry.candidates, now, self._compiled, self._catalogue)
+        ruled = time.perf_counter_ns()
+        pinned = tuple(pin for pin in scored.pins if pin[0] <= entry.k)
+        selection, vectors = self._select(scored, pinned, entry.k - len(pinned))
+        filled = time.perf_counter_ns()
+        outcome = Outcome(
+            scored=scored, selection=selection, vectors=vectors, k=entry.k, pinned=pinned
+        )
+        return RerankResult(
+            items=self._recorder.items(outcome),
+            removed=self._recorder.removed(outcome) if entry.explain else (),
+            timings={
+                "rules": (ruled - begin) // 1000,
+                "diversity": (filled - ruled) // 1000,
+                "record": (time.perf_counter_ns() - filled) // 1000,
+            },
+        )
+
+    def _select(
+        self, scored: Scored, pinned: Sequence[tuple[int, int]], k: int
+    ) -> tuple[Selection, NDArray[np.float32] | None]:
+        """Fill k places with the candidates that are neither blocked nor pinned."""
+        rules = self._compiled.rules
+        numbers = scored.candidates.numbers[scored.order]
+        pins = [number for _, number in pinned]
+        vectors = above = None
+        if self._vectors is not None:
+            vectors, above = self._vectors[numbers], self._vectors[pins]
+        groups = []
+        if rules.caps.per_category:
+            codes = self._catalogue.category_codes
+            cap = rules.caps.per_category
+            groups.append(Group(codes=codes[numbers], cap=cap, taken=codes[pins].tolist()))
+        if rules.caps.per_creator:
+            codes = self._catalogue.creator_codes
+            cap = rules.caps.per_creator
+            groups.append(Group(codes=codes[numbers], cap=cap, taken=codes[pins].tolist()))
+        selection = select(
+            scored.scores[scored.order],
+            vectors,
+            mmr_lambda=rules.diversity.mmr_lambda,
+            k=k,
+            groups=groups,
+            above=above,
+            relax=rules.caps.relax_caps,
+        )
+        return selection, vectors
+
+
+def _read_vectors(path: Path, rows: int) -> NDArray[np.float32]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            vectors: NDArray[np.float32] = file.get_tensor("vectors")
+    except (SafetensorError, OSError) as error:
+        raise ReleaseError(f"{path}: must hold the tensor 'vectors': {error}") from None
+    if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != rows:
+        raise ReleaseError(
+            f"{path}: vectors must be float32 of shape ({rows}, D), got {vectors.dtype} "
+            f"{vectors.shape}"
+        )
+    if not np.isfinite(vectors).all():
+        row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
+        raise ReleaseError(f"{path}: vectors must be finite, row {row} is not")
+    return vectors

@@ -9,8 +9,7 @@ import numpy as np
 import polars as pl
 
 from corerec.release import Catalogue, Release
-from corerec.rerank import blocked_numbers
-from corerec.rerank.rules import load_rules
+from corerec.rerank import blocked_numbers, load_rules
 from corerec.stages import Candidates, Float32s, Int64s, RankedItem, Source
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from corerec.release import Release
-from corerec.rerank import RerankCore
-from corerec.rerank.rules import load_rules
+from corerec.rerank import RerankCore, load_rules
 from corerec.serving.contracts import RERANK
 from corerec.serving.process import ServerProcess, stage_process
 from rerank_svc.config import RerankConfig

@@ -31,8 +31,12 @@ def _root(
 
 
 def _add_commands() -> None:
-    from corerec.cli import data
+    from corerec.cli import ask, data, serve, train
 
+    for command in (train.train, serve.serve, serve.status, serve.stop):
+        app.command()(command)
+    for command in (ask.recommend, ask.explain, ask.record, ask.showcase):
+        app.command()(command)
     app.add_typer(data.app, name="data", help="Generate, import, fetch and check data sets.")
 
 

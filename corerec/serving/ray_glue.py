@@ -25,14 +25,6 @@ from corerec.serving.process import ServerProcess
 
 log = logging.getLogger(__name__)
 
-ENVIRONMENT: Mapping[str, str] = {
-    # One event loop a replica: grpc.aio misbehaves with several (grpc#25364, #42357).
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-"""What every Ray process of a CoreRec cluster must find in its environment."""
-
 _RESUBSCRIBE_SECONDS = 2.0
 _WAIT_LOOP_SECONDS = 0.5
 
@@ -87,6 +79,10 @@ class ServeEndpoints:
     def __init__(self, application: str, deployment: str) -> None:
         self._id = DeploymentID(name=deployment, app_name=application)
         self._changed: list[Callable[[Addresses], None]] = []
+        self.replicas: list[Mapping[str, Any]] = []
+        """What each running replica announces."""
+        self.first = asyncio.Event()
+        """Set once a replica has been announced."""
         self._known: Addresses = frozenset()
         self._loop = asyncio.get_running_loop()
         self._client: Any = None
@@ -98,11 +94,11 @@ class ServeEndpoints:
         changed(self._known)
 
     def _update(self, info: DeploymentTargetInfo) -> None:
-        addresses = frozenset(
-            replica.replica_metadata["address"]
-            for replica in info.running_replicas
-            if "address" in replica.replica_metadata
-        )
+        found = [r.replica_metadata for r in info.running_replicas]
+        self.replicas = [metadata for metadata in found if "address" in metadata]
+        addresses = frozenset(metadata["address"] for metadata in self.replicas)
+        if addresses:
+            self.first.set()
         if addresses != self._known:
             log.info("replicas of %s: %s", self._id.name, sorted(addresses))
             self._known = addresses

@@ -1,0 +1,80 @@
+"""The whole funnel in one process, without Ray: the same gateway over stages in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from corerec.serving.batching import Batcher
+from corerec.serving.config import StageConfig
+from corerec.serving.deployment_file import DeploymentFile
+from corerec.serving.metrics import Metrics
+from corerec.serving.process import ServerProcess
+from corerec.serving.stage import LocalStage
+from corerec.stages import StageCore
+from gateway.config import GatewayConfig
+from gateway.process import Stages, process
+from ranking_svc.config import RankingConfig
+from ranking_svc.process import load as load_ranking
+from rerank_svc.config import RerankConfig
+from rerank_svc.process import load as load_rerank
+from retrieval_svc.config import RetrievalConfig
+from retrieval_svc.process import load as load_retrieval
+
+E = TypeVar("E")
+R = TypeVar("R")
+
+
+def in_process(file: DeploymentFile, release: str, store: str = "") -> ServerProcess:
+    """Return a gateway whose stages run beside it, not yet started."""
+    gateway = gateway_config(file, store)
+    retrieval = file.config(RetrievalConfig, "retrieval")
+    ranking = file.config(RankingConfig, "ranking")
+    rerank = file.config(RerankConfig, "rerank")
+
+    async def connect(config: GatewayConfig, metrics: Metrics) -> Stages:
+        def load() -> tuple[Any, Any, Any]:
+            cores = (
+                load_retrieval(retrieval, release),
+                load_ranking(ranking, release),
+                load_rerank(rerank, release),
+            )
+            for core in cores:
+                core.warm()
+            return cores
+
+        retrieve_core, rank_core, rerank_core = await asyncio.to_thread(load)
+        return (
+            _stage("retrieve", retrieve_core, retrieval, metrics),
+            _stage("rank", rank_core, ranking, metrics),
+            _stage("rerank", rerank_core, rerank, metrics),
+        )
+
+    return process(gateway, release, connect=connect)
+
+
+def gateway_config(file: DeploymentFile, store: str = "", port: int | None = None) -> GatewayConfig:
+    """Return the gateway's table, with the rules that reranking has and what the caller gave."""
+    config = file.config(GatewayConfig, "gateway")
+    rules = file.config(RerankConfig, "rerank").rules
+    return replace(
+        config,
+        rules=config.rules or rules,
+        store=store or config.store,
+        port=config.port if port is None else port,
+    )
+
+
+def _stage(
+    name: str, core: StageCore[E, R], config: StageConfig, metrics: Metrics
+) -> LocalStage[E, R]:
+    return LocalStage(
+        Batcher(
+            core,
+            stage=name,
+            metrics=metrics,
+            max_queue=config.max_queue,
+            max_batch=config.max_batch,
+        )
+    )

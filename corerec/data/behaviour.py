@@ -18,8 +18,8 @@ from corerec.data.world import DAY, WEEK, WEEKS, Floats, Ints, People, World
 
 _MEAN_LENGTH = 4.0
 _LONGEST = 30
-_STAY, _CREATOR, _COMPANION = 0.45, 0.20, 0.15
-"""Shares of steps that keep the shelf, keep the creator, go to the shelf's companion."""
+_STEPS = np.cumsum([0.45, 0.20, 0.15])
+"""Shares of steps that keep the shelf, keep the creator, go to the shelf's companion, summed."""
 _LOYAL, _POPULAR = 0.12, 0.06
 """Shares of fresh looks that start at a liked creator, or at what everybody takes."""
 _CANDIDATES = 3
@@ -102,15 +102,15 @@ class Week:
     def next(self, users: Ints, seconds: Floats, last: Ints) -> tuple[Ints, Ints]:
         """Return where the look after item `last` goes; -1 is a session's first look."""
         world = self._shop.world
-        kinds, groups = self.fresh(users, seconds)
-        # A die of 1 keeps the fresh look.
+        # A die of 1 asks for a fresh look.
         dice = np.where(last < 0, 1.0, self._rng.random(len(users)))
+        step = np.searchsorted(_STEPS, dice, side="right")
         shelf = world.shelf[last]
-        stay, creator = dice < _STAY, (dice >= _STAY) & (dice < _STAY + _CREATOR)
-        companion = (dice >= _STAY + _CREATOR) & (dice < _STAY + _CREATOR + _COMPANION)
-        kinds = np.where(stay | companion, 0, np.where(creator, 1, kinds))
-        groups = np.where(stay, shelf, np.where(creator, world.creator[last], groups))
-        return kinds, np.where(companion, world.companion[shelf], groups)
+        groups = np.choose(step, [shelf, world.creator[last], world.companion[shelf], 0])
+        kinds = np.where(step == 1, 1, 0)
+        at = np.flatnonzero(step == 3)
+        kinds[at], groups[at] = self.fresh(users[at], seconds[at])
+        return kinds, groups
 
     def choose(self, users: Ints, seconds: Floats, kinds: Ints, groups: Ints) -> Ints:
         """Return an unseen item for each user, -1 where there is none to be found."""
@@ -244,8 +244,8 @@ def _plan_sessions(people: People, events: int, rng: Generator) -> tuple[Ints, F
 
 def _pick_from(shares: Floats, rows: Ints, rng: Generator) -> Ints:
     dice = rng.random(len(rows))[:, None]
-    places: Ints = (np.cumsum(shares, axis=1)[rows] <= dice).sum(axis=1)
-    return np.minimum(places, shares.shape[1] - 1)
+    places: Ints = (np.cumsum(shares, axis=1)[rows, :-1] <= dice).sum(axis=1)
+    return places
 
 
 def _grouped(groups: NDArray[np.int32], count: int) -> tuple[Ints, Ints]:

@@ -101,7 +101,7 @@ def make_world(items: int, seed: int) -> World:
     category = (shelf // topics).astype(np.int16)
     per_kind = max(2, items // (kinds * 25))
     creator = category + kinds * (per_kind * rng.random(items) ** 1.6).astype(np.int32)
-    zipf = (rng.permutation(items) + 3.0) ** -0.7
+    zipf = (rng.permutation(items) + 5.0) ** -0.85
     old = rng.random(items) < 0.65
     born = np.where(old, -900 * DAY * rng.random(items), WEEK * WEEKS * 0.97 * rng.random(items))
     companion = rng.permutation(shelves)

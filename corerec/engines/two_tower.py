@@ -262,7 +262,8 @@ def _embedding(
     weight = torch.randn(rows, dim, generator=generator) * scale
     if padding:
         weight[0] = 0
-    return nn.Embedding(rows, dim, padding_idx=0 if padding else None, _weight=weight)
+    # sparse: a step must cost what it uses, not what the catalogue holds
+    return nn.Embedding(rows, dim, padding_idx=0 if padding else None, sparse=True, _weight=weight)
 
 
 def _embeddings(sizes: tuple[int, ...], dim: int, generator: Generator) -> nn.ModuleList:

@@ -9,13 +9,13 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from corerec.engines.adam import RowAdam
 from corerec.engines.checkpoint import load_checkpoint, save_checkpoint
 from corerec.engines.losses import full_softmax, sampled_info_nce
 from corerec.engines.two_tower import (
@@ -113,13 +113,7 @@ class _Trainer:
         self.config, self.fit, self.seed = config, fit, seed
         self.device = content.title.device
         self.model = TwoTower(config, shape, Generator().manual_seed(seed)).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=fit.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=fit.weight_decay,
-            fused=True,
-        )
+        self.optimizer = RowAdam(self.model.parameters(), weight_decay=fit.weight_decay)
         share = np.bincount(sequences.items, minlength=shape.items) / len(sequences.items)
         self.share = torch.from_numpy(share).float().to(self.device)
         self.epochs: list[dict[str, float]] = []
@@ -147,8 +141,8 @@ class _Trainer:
             self.sequences, windows, self.fit.batch_windows, self.model.shape.items, rng
         )
         for step, batch in enumerate(batch_stream):
-            self._set_rate((number + step / steps) / self.fit.epochs)
-            loss, count = self._step(batch, noise)
+            rate = self._rate((number + step / steps) / self.fit.epochs)
+            loss, count = self._step(batch, noise, rate)
             total, seen = total + loss * count, seen + count
             if report is not None:
                 note = f"epoch {number + 1}/{self.fit.epochs}, loss {total / seen:.3f}"
@@ -171,8 +165,7 @@ class _Trainer:
     def save(self, path: Path) -> None:
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        for index, slot in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{k}": v for k, v in slot.items()}
+        tensors |= {f"adam.{k}": v for k, v in self.optimizer.state().items()}
         state = {"key": self.key, "epochs": self.epochs, "best_epoch": self.best_epoch}
         save_checkpoint(path, tensors, state)
 
@@ -184,28 +177,22 @@ class _Trainer:
         tensors, state = found
         self.model.load_state_dict(_under(tensors, "model."))
         self.best = _under(tensors, "best.")
-        slots: dict[int, dict[str, Any]] = {}
-        for name, value in _under(tensors, "adam.").items():
-            index, _, field = name.partition(".")
-            slots.setdefault(int(index), {})[field] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
+        self.optimizer.load(_under(tensors, "adam."))
         self.epochs, self.best_epoch = state["epochs"], state["best_epoch"]
 
     def _score(self, entry: dict[str, float]) -> float:
         return entry.get("validation", -entry["loss"])
 
-    def _set_rate(self, progress: float) -> None:
+    def _rate(self, progress: float) -> float:
         warm = min(1.0, (progress + 1e-3) / 0.02)
         fall = 0.05 + 0.95 * (1 + math.cos(math.pi * progress)) / 2
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.fit.learning_rate * warm * fall
+        return self.fit.learning_rate * warm * fall
 
-    def _step(self, batch: Batch, noise: Generator) -> tuple[float, int]:
+    def _step(self, batch: Batch, noise: Generator, rate: float) -> tuple[float, int]:
         loss, count = self._loss(batch, noise)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.clear()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
-        self.optimizer.step()
+        self.optimizer.step(rate, max_norm=5.0)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise InvalidArgument(

@@ -78,7 +78,7 @@ def evaluate(
         _run(funnel, users, cases.right[rows], counts, seen)
         if report is not None:
             report(int(rows[-1]) + 1, len(cases))
-    popular = np.concatenate(list(_popular_lists(cases, counts, funnel.listed)))
+    popular = np.concatenate(list(_popular_lists(cases, counts, funnel.retrieved)))
     return _summary(funnel, cases, counts, seen, popular)
 
 
@@ -127,18 +127,15 @@ def _summary(
     retrieved, ranked = np.concatenate(seen.retrieved), np.concatenate(seen.ranked)
     listed = np.concatenate(seen.listed)
     alone = retrieved[:, : funnel.listed]
-    at_retrieval = metrics.ranks_of(retrieved, cases.right)
     return {
         "cases": len(cases),
-        "retrieval": {
-            "recall@100": metrics.recall_at(at_retrieval, 100),
-            "recall@500": metrics.recall_at(at_retrieval, 500),
-        },
+        "retrieval": _recalls(retrieved, cases.right),
         "ranker": _ranker(seen),
         "funnel": _list_metrics(listed, cases, counts),
         "ranked_list": _list_metrics(ranked[:, : funnel.listed], cases, counts),
         "retrieval_alone": _list_metrics(alone, cases, counts),
-        "popularity": _list_metrics(popular, cases, counts),
+        "popularity": _list_metrics(popular[:, : funnel.listed], cases, counts)
+        | _recalls(popular, cases.right),
         "lost": _lost(funnel, retrieved, ranked, listed, cases.right),
     }
 
@@ -162,6 +159,11 @@ def _list_metrics(lists: Int64s, cases: Cases, counts: Int64s) -> dict[str, floa
         "coverage": metrics.coverage(lists, len(counts)),
         "novelty_bits": metrics.novelty(lists, counts),
     }
+
+
+def _recalls(lists: Int64s, right: Int64s) -> dict[str, float]:
+    ranks = metrics.ranks_of(lists, right)
+    return {f"recall@{k}": metrics.recall_at(ranks, k) for k in (100, 500)}
 
 
 def _lost(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
 
+from corerec.config import build_config, load_config, read_toml
 from corerec.engines.two_tower import TwoTowerConfig
 from corerec.engines.two_tower_fit import TwoTowerFitConfig
 from corerec.errors import ConfigError
@@ -99,3 +102,38 @@ class TrainConfig:
 
 
 PRESETS = {"default": TrainConfig, "quality": TrainConfig.quality, "tiny": TrainConfig.tiny}
+
+
+def read_config(
+    path: Path | None = None,
+    *,
+    preset: str = "default",
+    seed: int | None = None,
+    epochs: int | None = None,
+    threads: int | None = None,
+) -> TrainConfig:
+    """Return a preset with the fields of a TOML file, then the arguments, in their places.
+
+    Raises:
+        ConfigError: for an unknown preset or key, or a value out of range.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"preset must be one of {sorted(PRESETS)}, got {preset!r}")
+    values = asdict(PRESETS[preset]())
+    if path is not None:
+        # Read alone first, so that a mistake is reported with its file and line.
+        load_config(TrainConfig, path)
+        _merge(values, read_toml(path))
+    given = {"seed": seed, "threads": threads}
+    values |= {name: value for name, value in given.items() if value is not None}
+    if epochs is not None:
+        values["two_tower_fit"]["epochs"] = epochs
+    return build_config(TrainConfig, values, source=path or "arguments")
+
+
+def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            _merge(values[key], value)
+        else:
+            values[key] = value

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from corerec.errors import ConfigError
 from corerec.evaluation.cases import Cases
@@ -44,11 +45,23 @@ class MiningConfig:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Retriever:
+    """What retrieval serves from, as of the moment that the ranker's cases begin."""
+
+    encoder: QueryEncoder
+    index: ItemIndex
+    vectors: Float32s
+    """(N, D) by item number."""
+    popular: Int64s
+    """(P,) item numbers, best first."""
+    popular_share: float
+    """Share of the places that the popular list fills."""
+
+
 def mine(
     cases: Cases,
-    encoder: QueryEncoder,
-    index: ItemIndex,
-    vectors: Float32s,
+    retriever: Retriever,
     users: UserFeatures,
     config: MiningConfig,
     *,
@@ -60,21 +73,25 @@ def mine(
 
     Cases that it would have missed are left out: in service the ranker never meets them.
 
-    Shapes: vectors (N, D); users is the table of all users, row 0 unknown.
+    `users` is the table of all users, row 0 unknown.
     """
-    kept, candidates, scores = [], [], []
+    vectors = retriever.vectors
+    kept, candidates, scores, retrieved = [], [], [], []
     for start in range(0, len(cases), _BATCH):
         rows = np.arange(start, min(start + _BATCH, len(cases)))
-        queries = encoder.encode(
+        queries = retriever.encoder.encode(
             cases.histories(rows), users.take(cases.user_row[rows] + 1), cases.now[rows]
         )
-        found = _unseen(index, queries, cases, rows, config.depth)
+        found, places = _candidates(retriever, queries, cases, rows, config.depth)
         right = cases.right[rows]
         reached = (found == right[:, None]).any(1)
         negatives = _negatives(found, right, len(vectors), config, rng)
         chosen = np.concatenate([right[:, None], negatives], axis=1)[reached]  # (B, 1 + n)
         kept.append(rows[reached])
         candidates.append(chosen)
+        # Serving marks what only the popular list brought; so must the cases.
+        filled = found[reached][:, None, places:] == chosen[:, :, None]  # (B, 1 + n, places)
+        retrieved.append(~filled.any(2))
         scores.append(np.einsum("bnd,bd->bn", vectors[chosen], queries[reached]))
         if report is not None:
             report(int(rows[-1]) + 1, len(cases))
@@ -89,25 +106,38 @@ def mine(
         now=cases.now[rows],
         candidates=np.concatenate(candidates) if candidates else np.empty((0, width), np.int64),
         retrieval_scores=all_scores.astype(np.float32),
-        retrieved=np.ones(all_scores.shape, np.bool_),
+        retrieved=np.concatenate(retrieved) if retrieved else np.empty((0, width), np.bool_),
     )
 
 
-def _unseen(index: ItemIndex, queries: Float32s, cases: Cases, rows: Int64s, depth: int) -> Int64s:
-    """Return (B, K) unseen items of the best; seen ones become -1.
+def _candidates(
+    retriever: Retriever, queries: Float32s, cases: Cases, rows: Int64s, depth: int
+) -> tuple[Int64s, int]:
+    """Return (B, K) unseen items as retrieval fuses them, and where the popular ones begin.
 
     More are asked for than needed and the seen ones dropped, in one search for the whole batch:
-    here nothing depends on getting exactly `depth`.
+    here nothing depends on getting exactly `depth`. Missing ones are -1.
     """
+    index, popular = retriever.index, retriever.popular
     numbers, _ = index.search(queries, min(index.count, depth + depth // 5))
-    seen = np.zeros((len(rows), index.count), np.bool_)
+    taken = np.zeros((len(rows), index.count), np.bool_)
     for row, history in enumerate(cases.histories(rows)):
-        seen[row, history] = True
-    hidden = np.take_along_axis(seen, np.maximum(numbers, 0), axis=1) | (numbers < 0)
-    # A stable sort by "hidden" moves the unseen to the front in their order.
-    order = np.argsort(hidden, axis=1, kind="stable")[:, :depth]
-    numbers = np.take_along_axis(numbers, order, axis=1)
-    return np.where(np.take_along_axis(hidden, order, axis=1), -1, numbers)
+        taken[row, history] = True
+    fill = min(int(depth * retriever.popular_share), len(popular))
+    head = _first_free(numbers, taken, depth - fill)
+    np.put_along_axis(taken, np.maximum(head, 0), True, axis=1)
+    wide = np.broadcast_to(popular[: fill + depth], (len(rows), len(popular[: fill + depth])))
+    extra = _first_free(wide, taken, fill)
+    return np.concatenate([head, extra], axis=1), head.shape[1]
+
+
+def _first_free(numbers: Int64s, taken: NDArray[np.bool_], count: int) -> Int64s:
+    """Return (B, count) the first numbers of each row that are not taken, -1 where too few."""
+    hidden = np.take_along_axis(taken, np.maximum(numbers, 0), axis=1) | (numbers < 0)
+    # A stable sort by "hidden" moves the free ones to the front in their order.
+    order = np.argsort(hidden, axis=1, kind="stable")[:, :count]
+    chosen = np.take_along_axis(numbers, order, axis=1)
+    return np.where(np.take_along_axis(hidden, order, axis=1), -1, chosen)
 
 
 def _negatives(

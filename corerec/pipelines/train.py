@@ -20,7 +20,7 @@ from corerec.errors import DataError, ReleaseError
 from corerec.evaluation.funnel import Funnel, evaluate
 from corerec.features import FeatureSchema, ItemFeatures, PopularityTimeline, UserFeatures
 from corerec.pipelines.config import TrainConfig
-from corerec.pipelines.mining import mine
+from corerec.pipelines.mining import Retriever, mine
 from corerec.pipelines.progress import Report, Steps
 from corerec.pipelines.slices import Events, Slice
 from corerec.pipelines.tables import user_attributes
@@ -36,6 +36,7 @@ from corerec.rerank import RerankCore
 from corerec.retrieval.build import build_index
 from corerec.retrieval.core import RetrievalCore
 from corerec.retrieval.index import ItemIndex
+from corerec.retrieval.popular import PopularList
 from corerec.stages import RankEntry, RerankEntry, RetrieveEntry, UserContext
 
 
@@ -46,11 +47,13 @@ def train_release(
     *,
     steps: Steps | None = None,
     release_id: str | None = None,
+    resume: bool = True,
 ) -> Path:
     """Train on a data set folder, write a release into `out`, verify it, and return its path.
 
     A run that was killed goes on from its checkpoints in `out/.work-*` when it is started again
-    with the same data and config; they are removed when the release stands.
+    with the same data and config, unless `resume` is False; they are removed when the release
+    stands.
 
     Raises:
         DataError, ConfigError: the data set is broken, or too small to measure anything on.
@@ -59,6 +62,8 @@ def train_release(
     config, steps = config or TrainConfig(), steps or Steps()
     _use_threads(config)
     work = out / f".work-{_fingerprint(dataset_dir, config)}"
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     with steps.step("Read data"):
         dataset = load_dataset(dataset_dir, unknown_items=config.unknown_items)
@@ -200,12 +205,22 @@ def _mine(
     report: Report,
 ) -> RankingExamples:
     rng = np.random.default_rng([config.seed, 200 + own])
-    cases = parts.events.cases(own).sample(limit, rng)
+    events = parts.events
+    cases = events.cases(own).sample(limit, rng)
+    known = events.before(Slice.RANKER)
+    popular = PopularList.count(
+        events.items[known], events.times[known] if events.has_times else None, events.item_count
+    )
+    retriever = Retriever(
+        encoder=tower.encoder,
+        index=index,
+        vectors=tower.vectors,
+        popular=popular.numbers,
+        popular_share=config.retrieval.popular_share,
+    )
     return mine(
         cases,
-        tower.encoder,
-        index,
-        tower.vectors,
+        retriever,
         parts.users,
         config.mining,
         history_length=parts.schema.history_length,

@@ -314,7 +314,7 @@ def _events(events: Sequence[Event]) -> recommender_pb2.RecordEventsRequest:
 
 
 def _source(value: int) -> str:
-    name = common_pb2.CandidateSource.Name(value)  # type: ignore[arg-type]  # an int on the wire
+    name = str(common_pb2.CandidateSource.Name(value))
     return name.removeprefix("CANDIDATE_SOURCE_").lower().replace("unspecified", "")
 
 
@@ -360,7 +360,7 @@ def _recommendation(message: recommender_pb2.RecommendResponse) -> Recommendatio
 
 
 def _reason(value: int) -> str:
-    name = recommender_pb2.DegradationReason.Name(value)  # type: ignore[arg-type]  # an int
+    name = str(recommender_pb2.DegradationReason.Name(value))
     return name.removeprefix("DEGRADATION_REASON_").lower()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 from rich.console import Console
@@ -33,9 +34,17 @@ def _root(
 def _add_commands() -> None:
     from corerec.cli import ask, data, serve, train
 
-    for command in (train.train, serve.serve, serve.status, serve.stop):
-        app.command()(command)
-    for command in (ask.recommend, ask.explain, ask.record, ask.showcase):
+    commands: tuple[Callable[..., None], ...] = (
+        train.train,
+        serve.serve,
+        serve.status,
+        serve.stop,
+        ask.recommend,
+        ask.explain,
+        ask.record,
+        ask.showcase,
+    )
+    for command in commands:
         app.command()(command)
     app.add_typer(data.app, name="data", help="Generate, import, fetch and check data sets.")
 

@@ -124,6 +124,11 @@ class Cluster:
         """Return, by service, what each running replica announces."""
         return {name: endpoints.replicas for name, endpoints in self._endpoints.items()}
 
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever a replica comes or goes."""
+        for endpoints in self._endpoints.values():
+            endpoints.subscribe(lambda _: changed())
+
     async def wait_for_replicas(self) -> None:
         """Return when every service has announced a replica."""
         await asyncio.gather(*(e.first.wait() for e in self._endpoints.values()))
@@ -161,7 +166,7 @@ def _stop_ray() -> None:
 
     with contextlib.suppress(Exception):  # it may be gone already; Ray goes down in any case
         serve.shutdown()
-    ray.shutdown()
+    ray.shutdown()  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager

@@ -82,6 +82,7 @@ async def _serve_in_process(
     await process.start()
     metadata = process.metadata()
     _announce(state_dir, metadata["address"], release, {"gateway": [metadata]})
+    console.print(f"[bold green]serving[/] {release.name} at [bold]{metadata['address']}[/]")
     await _signalled()
     await process.drain()
     (state_dir / _STATE_FILE).unlink(missing_ok=True)
@@ -103,6 +104,10 @@ async def _serve_cluster(
                 return
             await start
         _announce(state_dir, cluster.address, release, cluster.replicas())
+        console.print(f"[bold green]serving[/] {release.name} at [bold]{cluster.address}[/]")
+        cluster.on_change(
+            lambda: _announce(state_dir, cluster.address, release, cluster.replicas())
+        )
         await stop
     finally:
         stop.cancel()
@@ -132,7 +137,6 @@ def _announce(state_dir: Path, address: str, release: Path, replicas: Any) -> No
     temporary = state_dir / f".{_STATE_FILE}"
     temporary.write_text(json.dumps(state, indent=2, default=dict))
     temporary.replace(state_dir / _STATE_FILE)
-    console.print(f"[bold green]serving[/] release {release.name} at [bold]{address}[/]")
 
 
 async def _signalled() -> None:

@@ -48,7 +48,8 @@ def show_next_steps(address: str, user: str, state_dir: Path) -> None:
     commands = (
         f".venv/bin/corerec explain --user {user} --state-dir {state_dir}",
         f".tools/bin/grpcurl -plaintext -d '{body}' {address} {method}",
-        f".tools/bin/ghz --insecure --call {method} -d '{body}' -c 8 -n 2000 {address}",
+        f".tools/bin/ghz --insecure --import-paths protos --proto corerec/v1/recommender.proto "
+        f"--call {method} -d '{body}' -c 8 -n 2000 {address}",
     )
     console.print()
     console.print(Panel.fit("try next; the last two need scripts/tools", border_style="dim"))
@@ -102,7 +103,7 @@ def _traces(traces: tuple[Trace, ...]) -> Table:
     table = Table(title="through the funnel", title_justify="left", box=None, padding=(0, 1))
     for name in ("item", "source", "retrieved", "ranked", "final", "what happened"):
         table.add_column(
-            name, justify="right" if name in ("retrieved", "ranked", "final") else None
+            name, justify="right" if name in ("retrieved", "ranked", "final") else "left"
         )
     for trace in traces:
         happened = "; ".join(trace.moves)

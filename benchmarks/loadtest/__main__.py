@@ -44,7 +44,7 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def cluster(state_dir: Path) -> dict[str, Any]:
-    """Return what the running cluster says of itself: address, release, metrics."""
+    """Return what `corerec serve` wrote: address, release_path, replicas by service."""
     file = state_dir / "cluster.json"
     if not file.exists():
         raise SystemExit(f"{file}: no cluster is running; `make demo` starts one")
@@ -95,12 +95,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run every load and write the report."""
     arguments = options(argv)
     state = cluster(arguments.state_dir)
-    metrics = state.get("metrics", [])
+    metrics = [replica["metrics"] for replica in state["replicas"]["gateway"]]
     arguments.out.mkdir(parents=True, exist_ok=True)
     results: list[Measured] = []
     with tempfile.TemporaryDirectory() as scratch:
         requests = Path(scratch) / "requests.json"
-        calls = [{"user_id": user, "page_size": 10} for user in users(Path(state["release"]))]
+        calls = [{"user_id": user, "page_size": 10} for user in users(Path(state["release_path"]))]
         requests.write_text(json.dumps(calls))
         warm = Load(callers=4, seconds=2)
         ghz.run(arguments.ghz, ROOT, state["address"], requests, warm)

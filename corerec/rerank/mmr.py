@@ -19,6 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+# Up to so many candidates one product of all pairs is faster than one product for each choice.
+_TABLE_ROWS = 256
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
@@ -94,28 +97,62 @@ def _turns(
         before = set(chosen)
         yield from (row for row in range(len(scores)) if row not in before)
         return
-    base = (mmr_lambda * _relevance(scores)).astype(np.float32)
-    penalties = vectors * np.float32(1 - mmr_lambda)  # (n, D)
-    value = base.copy()
-    present = vectors[chosen] if above is None else np.concatenate([above, vectors[chosen]])
-    if len(present):
-        value -= (penalties @ present.T).max(axis=1)
-    value[chosen] = -np.inf
+    marginal = _Marginal(scores, vectors, mmr_lambda, above)
+    for row in chosen:
+        marginal.remove(row)
+        marginal.put_above(row)
     counted = len(chosen)
-    alone = not len(present)
     for _ in range(len(scores) - len(chosen)):
         if len(chosen) > counted:
+            marginal.put_above(chosen[-1])
             counted = len(chosen)
-            # The largest likeness leaves the smallest difference; -inf stays -inf.
-            marginal = base - penalties @ vectors[chosen[-1]]
-            if alone:
-                np.copyto(value, marginal, where=value != -np.inf)
-                alone = False
-            else:
-                np.minimum(value, marginal, out=value)
-        row = int(value.argmax())
+        row = marginal.best()
+        marginal.remove(row)
         yield row
-        value[row] = -np.inf
+
+
+class _Marginal:
+    """The value of each candidate, given what is above."""
+
+    def __init__(
+        self,
+        scores: NDArray[np.float64],
+        vectors: NDArray[np.float32],
+        mmr_lambda: float,
+        above: NDArray[np.float32] | None,
+    ) -> None:
+        self._base = (mmr_lambda * _relevance(scores)).astype(np.float32)
+        self._vectors = vectors
+        self._penalties = vectors * np.float32(1 - mmr_lambda)  # (n, D)
+        self._table: NDArray[np.float32] | None = None  # (n, n)
+        if len(scores) <= _TABLE_ROWS:
+            self._table = self._base - vectors @ self._penalties.T
+        self._removed: list[int] = []
+        self._values = self._base.copy()
+        self._nothing_above = above is None or len(above) == 0
+        if above is not None and len(above):
+            self._values = self._base - (self._penalties @ above.T).max(axis=1)
+
+    def best(self) -> int:
+        return int(self._values.argmax())
+
+    def remove(self, row: int) -> None:
+        self._removed.append(row)
+        self._values[row] = -np.inf
+
+    def put_above(self, row: int) -> None:
+        if self._table is not None:
+            values = self._table[row].copy()
+        else:
+            values = self._base - self._penalties @ self._vectors[row]
+        if self._nothing_above:
+            # With nothing above there is no penalty; a negative likeness then raises a value.
+            self._values = values
+            self._values[self._removed] = -np.inf
+            self._nothing_above = False
+        else:
+            # The largest likeness leaves the smallest value; -inf stays -inf.
+            np.minimum(self._values, values, out=self._values)
 
 
 def _relevance(scores: NDArray[np.float64]) -> NDArray[np.float64]:

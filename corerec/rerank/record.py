@@ -160,7 +160,10 @@ class Recorder:
         its cap kept out until then; what remains of its move is diversity's.
         """
         selection = outcome.selection
-        nearest = self._nearest(outcome)
+        likeness = None
+        if outcome.vectors is not None:
+            vectors = outcome.vectors[selection.chosen]
+            likeness = vectors @ vectors.T
         for place, row in enumerate(selection.chosen):
             if place >= selection.relaxed_from:
                 note = f"{self._full(outcome, row)}; back because the list was short (relax_caps)"
@@ -171,26 +174,21 @@ class Recorder:
             if selection.passed:
                 by_caps = sum(o < row and at <= place for o, at in selection.passed.items())
             if by_diversity := row - place - by_caps:
-                note = f"{_direction(by_diversity)}: {nearest[place]}"
+                note = f"{_direction(by_diversity)}: {self._nearest(outcome, likeness, place)}"
                 moves.append(Move(rule="diversity", score_change=0.0, note=note))
             if by_caps:
                 note = f"{_direction(by_caps)}: better ones were over their cap"
                 moves.append(Move(rule="cap", score_change=0.0, note=note))
             yield moves
 
-    def _nearest(self, outcome: Outcome) -> list[str]:
-        """Say for each chosen item what above it is most like it."""
-        chosen = outcome.selection.chosen
-        if outcome.vectors is None or not chosen:
-            return ["by score"] * len(chosen)
-        vectors = outcome.vectors[chosen]
-        likeness = np.tril(vectors @ vectors.T, -1) + np.triu(np.full(len(chosen), -2.0))
-        rows = likeness.argmax(axis=1)
-        values = likeness[np.arange(len(chosen)), rows].tolist()
-        numbers = outcome.scored.candidates.numbers[outcome.scored.order[chosen]]
-        above = zip(numbers[rows].tolist(), values, strict=True)
-        notes = [f"likeness to {self._label(number)!r} {value:.2f}" for number, value in above]
-        return ["the first has nothing above it", *notes[1:]]
+    def _nearest(self, outcome: Outcome, likeness: NDArray[np.float32] | None, place: int) -> str:
+        """Say what above a chosen item is most like it."""
+        if likeness is None or place == 0:
+            return "nothing is above it"
+        row = int(likeness[place, :place].argmax())
+        index = outcome.scored.order[outcome.selection.chosen[row]]
+        label = self._label(int(outcome.scored.candidates.numbers[index]))
+        return f"likeness to {label!r} {likeness[place, row]:.2f}"
 
     def _left_out(self, outcome: Outcome, row: int, last: int) -> RemovedItem:
         """Name what kept a candidate out: a full cap, a less good but less alike one, or its place.

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corerec.rerank import mmr
 from corerec.rerank.mmr import Group, select
 
 
@@ -107,3 +108,14 @@ def test_passed_rows_name_the_place_that_they_would_have_won() -> None:
     )
     assert relaxed.chosen == [0, 2, 5, 1, 3]
     assert relaxed.relaxed_from == 3
+
+
+def test_many_candidates_are_chosen_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(20):
+        scores, vectors, codes = world(seed, 40, 5)
+        groups = [Group(codes=codes, cap=2)]
+        few = select(scores, vectors, mmr_lambda=0.5, k=15, groups=groups, relax=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(mmr, "_TABLE_ROWS", 0)
+            many = select(scores, vectors, mmr_lambda=0.5, k=15, groups=groups, relax=True)
+        assert few == many

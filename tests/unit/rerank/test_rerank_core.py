@@ -114,7 +114,7 @@ rules_strategy = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     rules=rules_strategy,
     numbers=st.lists(st.integers(0, 59), unique=True, max_size=40),

@@ -1,0 +1,277 @@
+"""RankingCore: ranks the candidates of many requests as one matrix, over one release."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from torch import Tensor
+
+from corerec.errors import CoreRecError, InvalidArgument, Unavailable
+from corerec.features import FeatureSchema, ItemFeatures, PopularitySnapshot, UserIndex
+from corerec.ranking.check import check_candidates, check_user
+from corerec.ranking.features import newest_history, pair_features, user_dense
+from corerec.ranking.files import load_ranker
+from corerec.ranking.folded import FoldedRanker
+from corerec.ranking.prepare import make_batch
+from corerec.ranking.tables import ItemTables, Scratch
+from corerec.ranking.transitions import TransitionTable
+from corerec.stages import (
+    MAX_K,
+    Candidates,
+    RankEntry,
+    RankResult,
+    Source,
+    UserContext,
+)
+
+log = logging.getLogger(__name__)
+
+CPU_PAIRS = 8192
+"""Pairs that are computed at once on a CPU: fewer and the calls cost more than the arithmetic, more
+and the arrays leave the caches."""
+GPU_PAIRS = 262_144
+MOST_PADDING = 1.25
+"""Requests share a matrix when the longest has at most so many times the candidates of the
+shortest."""
+
+
+class OpenRelease(Protocol):
+    """What the core needs of `corerec.release.Release`."""
+
+    @property
+    def id(self) -> str:
+        """Id of the release."""
+        ...
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the manifest says."""
+        ...
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file; raise ReleaseError when there is none."""
+        ...
+
+
+class RankingCore:
+    """Scores candidates with the release's DCN-v2; one of them a process, `run` in any thread."""
+
+    def __init__(
+        self,
+        release: str,
+        ranker: FoldedRanker,
+        popularity: PopularitySnapshot,
+        users: UserIndex,
+        end_micros: int,
+    ) -> None:
+        """Take parts of one release; `load` reads them."""
+        self._release, self._ranker, self._users = release, ranker, users
+        self._tables, self._end = ranker.tables, end_micros
+        self._schema = ranker.tables.schema
+        counts = np.stack([popularity.total, popularity.recent])
+        self._popularity = torch.from_numpy(counts).to(self.device)  # (2, N)
+        self._pairs = GPU_PAIRS if self.device.type == "cuda" else CPU_PAIRS
+        self._local = threading.local()
+
+    @classmethod
+    def load(
+        cls,
+        release: OpenRelease,
+        *,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        threads: int = 1,
+    ) -> RankingCore:
+        """Return the core of a release. Sets torch's threads for the whole process.
+
+        Raises:
+            ReleaseError: when a file is missing.
+            InvalidArgument: when files do not fit each other, or there is no such device.
+        """
+        torch.set_num_threads(threads)
+        on = _device(device)
+        schema = FeatureSchema.load(release.file("schema.json"))
+        tables = ItemTables.build(
+            schema,
+            ItemFeatures.load(release.file("item_features.safetensors")),
+            load_file(release.file("item_vectors.safetensors"))["vectors"],
+            TransitionTable.load(release.file("transitions.safetensors")),
+            on,
+        )
+        model = load_ranker(schema, release.file("ranker.safetensors"), release.file("ranker.json"))
+        return cls(
+            release.id,
+            FoldedRanker(model, tables),
+            PopularitySnapshot.load(release.file("popularity.safetensors")),
+            UserIndex.read(release.file("users.parquet")),
+            int(release.info.get("data_end_micros") or 0),
+        )
+
+    @property
+    def release(self) -> str:
+        """Id of the release that this core holds."""
+        return self._release
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._tables.device
+
+    def check(self, entry: RankEntry) -> None:
+        """Raise InvalidArgument when the entry breaks a rule, about 20 microseconds."""
+        if not 1 <= entry.k <= MAX_K:
+            raise InvalidArgument(f"k must be in [1, {MAX_K}], got {entry.k}")
+        check_candidates(entry.candidates, self._schema.item_count)
+        check_user(entry.user)
+        if self._schema.user_numeric:
+            self._schema.check_attributes(entry.user.attributes)
+
+    def run(self, entries: Sequence[RankEntry]) -> Sequence[RankResult | CoreRecError]:
+        """Rank every entry; a bad one gives an error in its place, its neighbours a result.
+
+        No score depends on which entries share the call.
+        """
+        results: list[RankResult | CoreRecError | None] = [None] * len(entries)
+        good = []
+        for place, entry in enumerate(entries):
+            try:
+                self.check(entry)
+            except InvalidArgument as error:
+                results[place] = error
+            else:
+                good.append(place)
+        with torch.inference_mode():
+            for part in self._chunks(entries, good):
+                found = self._rank([entries[place] for place in part])
+                for place, result in zip(part, found, strict=True):
+                    results[place] = result
+        return [result for result in results if result is not None]
+
+    def warm(self) -> None:
+        """Rank typical batches, so that the first real one is as fast as any."""
+        count = min(500, self._schema.item_count)
+        numbers = np.arange(count, dtype=np.int64)
+        entry = RankEntry(
+            user=UserContext(items=numbers[:20], times=np.full(len(numbers[:20]), self._end)),
+            candidates=Candidates(
+                numbers=numbers,
+                scores=np.linspace(1, 0, count, dtype=np.float32),
+                sources=np.full(count, Source.TWO_TOWER, np.uint8),
+            ),
+            k=100,
+        )
+        for size in (1, 4, 8):
+            self.run([entry] * size)
+
+    def _chunks(self, entries: Sequence[RankEntry], good: list[int]) -> Iterator[list[int]]:
+        """Yield places of entries of like length that together fit one matrix."""
+        sizes = {place: len(entries[place].candidates) for place in good}
+        part: list[int] = []
+        for place in sorted(good, key=sizes.__getitem__, reverse=True):
+            if part:
+                widest = sizes[part[0]]
+                full = (len(part) + 1) * widest > self._pairs
+                if full or widest > MOST_PADDING * sizes[place]:
+                    yield part
+                    part = []
+            part.append(place)
+        if part:
+            yield part
+
+    def _rank(self, entries: list[RankEntry]) -> list[RankResult | CoreRecError]:
+        """Rank entries that were checked, as one matrix of B entries by n candidates."""
+        begin = time.perf_counter_ns()
+        width = max(len(entry.candidates) for entry in entries)
+        numbers = np.zeros((len(entries), width), np.int64)
+        scores = np.zeros((len(entries), width), np.float32)
+        known = np.zeros((len(entries), width), np.bool_)
+        for row, entry in enumerate(entries):
+            own, count = entry.candidates, len(entry.candidates)
+            numbers[row, :count], scores[row, :count] = own.numbers, own.scores
+            np.equal(own.sources, Source.TWO_TOWER, out=known[row, :count])
+        history, times = newest_history(
+            self._schema,
+            [entry.user.items for entry in entries],
+            [entry.user.times for entry in entries],
+        )
+        now = np.array([entry.user.now or self._end for entry in entries], np.int64)
+        users = self._schema.encode_users(
+            [entry.user.user_id for entry in entries],
+            [entry.user.attributes for entry in entries],
+            self._users,
+        )
+        dense = user_dense(self._schema, users, history, times, now)
+        candidates = torch.from_numpy(numbers).to(self.device)
+        counts = torch.stack([torch.take(row, candidates) for row in self._popularity])
+        batch = make_batch(self._tables, users, dense, history, now, numbers, scores, known, counts)
+        pairs = pair_features(self._tables, batch, self._scratch())
+        middle = time.perf_counter_ns()
+        order, best = self._order(self._ranker(batch, pairs), entries)
+        end = time.perf_counter_ns()
+        timings = {"features": (middle - begin) // 1000, "score": (end - middle) // 1000}
+        return [_result(entry, order[row], best[row], timings) for row, entry in enumerate(entries)]
+
+    def _order(
+        self, logits: Tensor, entries: list[RankEntry]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return places and probabilities, best first; what is not finite is -1 at the end."""
+        finite = torch.isfinite(logits)
+        for row, entry in enumerate(entries):
+            if len(entry.candidates) < logits.shape[1]:
+                finite[row, len(entry.candidates) :] = False
+        held = torch.where(finite, logits, -torch.inf)
+        best, order = held.sort(dim=1, descending=True, stable=True)
+        most = max(entry.k for entry in entries)
+        best, order = best[:, :most], order[:, :most]
+        order = torch.where(torch.isfinite(best), order, -1)
+        return order.cpu().numpy(), self._ranker.model.probability(best).cpu().numpy()
+
+    def _scratch(self) -> Scratch:
+        if not hasattr(self._local, "scratch"):
+            self._local.scratch = Scratch(self.device)
+        scratch: Scratch = self._local.scratch
+        return scratch
+
+
+def _result(
+    entry: RankEntry,
+    order: NDArray[np.int64],
+    best: NDArray[np.float32],
+    timings: dict[str, int],
+) -> RankResult | CoreRecError:
+    wanted = min(entry.k, len(entry.candidates))
+    order, best = order[:wanted], best[:wanted]
+    if len(order) and order[-1] < 0:
+        kept = int((order >= 0).sum())
+        log.warning(
+            "model gave no finite score for some candidates",
+            extra={"request_id": entry.request_id, "kept": kept, "wanted": wanted},
+        )
+        if not kept:
+            return Unavailable(f"no finite score for any of {len(entry.candidates)} candidates")
+        order, best = order[:kept], best[:kept]
+    own = entry.candidates
+    return RankResult(
+        candidates=Candidates(
+            numbers=own.numbers[order], scores=best.copy(), sources=own.sources[order]
+        ),
+        timings=timings,
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise InvalidArgument(f"device must be auto, cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InvalidArgument("device is cuda, but torch finds no CUDA device; use cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

@@ -1,0 +1,132 @@
+"""FoldedRanker: the ranking model rearranged for serving. Same numbers, a fraction of the work.
+
+Write x0 = [user | item | pair]. The input of cross layer l is x0 * g_l with
+g_l = c_l + sum_{m<l} U_m z_m, z_l = V_l^T x_l and c_l = 1 + b_1 + .. + b_{l-1}. So z_1, the
+constant parts of the other z_l, the head's U_m^T (w * x0) and the first deep layer are linear in
+x0: their item part is a table made at load, their user part is computed once a request. What is
+left per pair are small products. This is exact; `RankingModel.forward` is the oracle.
+"""
+
+# B requests, n candidates, P = B n pairs, R rank, M cross layers, K linear columns, Q item + pair
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from corerec.engines.dcn import CrossLayer
+from corerec.ranking.features import RankingBatch
+from corerec.ranking.model import RankingModel
+from corerec.ranking.tables import ItemTables
+
+TABLE_BYTES = 1 << 30
+"""Largest item table that is kept; for more items its rows are computed when they are needed."""
+CHUNK = 16_384
+
+
+class FoldedRanker:
+    """Scores batches with per-item and per-request work taken out of the per-pair part."""
+
+    def __init__(
+        self, model: RankingModel, tables: ItemTables, table_bytes: int = TABLE_BYTES
+    ) -> None:
+        """Fold `model`, which is in evaluation mode, on the device of the tables."""
+        self.model, self.tables = model.to(tables.device).eval(), tables
+        self._fold()
+        width = model.item_side_width + self.columns
+        self.table: tuple[Tensor, Tensor] | None = None
+        if (len(tables) + 1) * width * 4 <= table_bytes:
+            numbers = torch.arange(len(tables) + 1, device=tables.device)
+            with torch.no_grad():
+                parts = [self._compute(part) for part in torch.split(numbers, CHUNK)]
+            self.table = torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts])
+
+    @torch.no_grad()
+    def _fold(self) -> None:
+        dcn = self.model.dcn
+        layers = [cast(CrossLayer, layer) for layer in dcn.cross]
+        v = [layer.v.detach() for layer in layers]  # M of (D, R)
+        u = [layer.u.detach() for layer in layers]
+        head = dcn.cross_head.weight.detach()[0]  # (D,)
+        constants = [torch.ones_like(head)]
+        for layer in layers:
+            constants.append(constants[-1] + layer.bias.detach())
+        first = cast(nn.Linear, dcn.deep[0])
+        linear = [c[:, None] * own for c, own in zip(constants, v, strict=False)]
+        linear += [head[:, None] * own for own in u]
+        linear += [(head * constants[-1])[:, None], first.weight.detach().T]
+        fold = torch.cat(linear, dim=1)  # (D, K)
+        self.rank, self.depth, self.columns = v[0].shape[1], len(layers), fold.shape[1]
+        users, items = self.model.user_side_width, self.model.item_side_width
+        self.pairs = self.model.pair_side_width
+        self.fold_user, self.fold_item, self.fold_pair = (
+            part.contiguous() for part in torch.split(fold, [users, items, self.pairs])
+        )
+        self.deep = [cast(nn.Linear, layer) for layer in list(dcn.deep)[1:]]
+        self.bias = torch.zeros(self.columns, device=fold.device)
+        self.bias[-len(first.bias) :] = first.bias.detach()
+        self.v = [torch.split(part, [users, items, self.pairs]) for part in v]  # (D part, R)
+        self.u = [
+            torch.split(torch.cat(u[:m], dim=1), [users, items, self.pairs])
+            for m in range(1, len(u))
+        ]  # (D part, m R)
+        self.deep = [cast(nn.Linear, layer) for layer in list(dcn.deep)[1:]]
+        self.bias = torch.zeros(self.columns, device=fold.device)
+        self.bias[-len(first.bias) :] = first.bias.detach()
+        self.v_user = [part[:users].contiguous() for part in v]
+        self.v_rest = [part[users:].contiguous() for part in v]  # (Q, R)
+        self.u_user = [torch.cat(u[:m], 1)[:users].T.contiguous() for m in range(1, len(u))]
+        self.u_rest = [torch.cat(u[:m], 1)[users:].T.contiguous() for m in range(1, len(u))]
+
+    def _compute(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is fixed per item: its inputs (P, Di) and their linear columns (P, K)."""
+        item = self.model.item_side(self.tables, numbers)
+        return item, item @ self.fold_item
+
+    def __call__(self, batch: RankingBatch, pairs: Tensor) -> Tensor:
+        """Return the logits of `RankingModel.forward`. Shapes: pairs (F, B, n), result (B, n)."""
+        cases, count = batch.candidates.shape
+        flat = batch.candidates.reshape(-1)
+        if self.table is None:
+            item, linear = self._compute(flat)
+        else:
+            item, linear = (part.index_select(0, flat) for part in self.table)
+        wanted = item[:, : self.model.config.item_width].view(cases, count, -1)
+        pair = self.model.pair_side(batch, pairs, wanted).view(self.pairs, -1)  # (Dp, P)
+        user = self.model.user_side(batch)  # (B, Du)
+        linear.addmm_(pair.T, self.fold_pair)
+        linear.view(cases, count, -1).add_(torch.addmm(self.bias, user, self.fold_user)[:, None])
+        return self._cross(user, item, pair, linear).add_(self._deep(linear)).view(cases, count)
+
+    def _cross(self, user: Tensor, item: Tensor, pair: Tensor, linear: Tensor) -> Tensor:
+        """Return (P,), the cross network's part.
+
+        Shapes: user (B, Du), item (P, Di), pair (Dp, P), linear (P, K).
+        """
+        rank, cases = self.rank, len(user)
+        z = linear[:, :rank]  # (P, R)
+        for layer in range(1, self.depth):
+            u_user, u_item, u_pair = self.u[layer - 1]
+            v_user, v_item, v_pair = self.v[layer]
+            # V^T (x0 * U z), the three parts of x0 one after the other.
+            fresh = linear[:, layer * rank : (layer + 1) * rank].addmm(
+                (z @ u_item.T).mul_(item), v_item
+            )  # (P, R)
+            fresh.addmm_((u_pair @ z.T).mul_(pair).T, v_pair)
+            # The user's is one small matrix a request.
+            of_user = u_user.T @ (user[:, :, None] * v_user)  # (B, m R, R)
+            fresh.view(cases, -1, rank).baddbmm_(z.reshape(cases, -1, z.shape[1]), of_user)
+            z = torch.cat([z, fresh], dim=1)
+        width = self.depth * rank
+        return (z * linear[:, width : 2 * width]).sum(1).add_(linear[:, 2 * width])
+
+    def _deep(self, linear: Tensor) -> Tensor:
+        """Return (P,) the deep network's part."""
+        dcn = self.model.dcn
+        hidden = linear[:, 2 * self.depth * self.rank + 1 :].relu()
+        for layer in self.deep:
+            hidden = torch.addmm(layer.bias, hidden, layer.weight.T).relu_()
+        out: Tensor = torch.addmm(dcn.deep_head.bias, hidden, dcn.deep_head.weight.T)
+        return out.view(-1)

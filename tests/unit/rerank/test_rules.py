@@ -170,3 +170,11 @@ def test_a_factor_above_one_raises_also_a_negative_score() -> None:
     assert moved.tolist() == [4.0, 0.0, -1.0]
     assert scale(np.array([-2.0]), np.array([0.5])).tolist() == [-4.0]
     assert scale(np.empty(0), np.empty(0)).tolist() == []
+
+
+def test_the_example_of_the_documentation_loads(tmp_path: Path) -> None:
+    text = Path(__file__).parents[3].joinpath("docs", "rules.md").read_text()
+    (tmp_path / "rules.toml").write_text(text.split("```toml\n")[1].split("```")[0])
+    rules = load_rules(tmp_path / "rules.toml")
+    assert rules.caps == Caps(per_category=4, per_creator=2)
+    assert rules.pins == {"summer-sale": 1}

@@ -31,7 +31,7 @@ class Release:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, path: Path, verify: bool = True) -> Release:
+    def open(cls, path: Path | str, verify: bool = True) -> Release:
         """Open the release in `path`, or the latest one when `path` holds several.
 
         Names, links, the presence and the size of every file are always checked; `verify` also

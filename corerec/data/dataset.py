@@ -145,6 +145,8 @@ def _read_interactions(
     else:
         at = table.numbers(spec.order).rename("at")
         table.refuse(at.is_null(), "a position must not be empty", spec.order)
+        again = ~pl.DataFrame([columns[0], at]).to_struct().is_first_distinct()
+        table.refuse(again, "a position must occur once in a user's history", spec.order)
         columns.append(at)
     if spec.event_type:
         columns.append(table.text(spec.event_type).rename("event_type"))

@@ -27,12 +27,18 @@ class Table:
 
     path: Path
     frame: pl.DataFrame
+    first_line: int | None = None
+    """Line of data row 0 where every row is one line; None looks it up in the file."""
+
+    def line(self, row: int) -> int:
+        """Return the line of the file that data row `row` (from 0) starts on."""
+        return line_of(self.path, row) if self.first_line is None else self.first_line + row
 
     def error(
         self, rule: str, *, row: int | None = None, column: str | None = None, value: object = None
     ) -> DataError:
         """Return the DataError for data row `row` (from 0)."""
-        line = None if row is None else line_of(self.path, row)
+        line = None if row is None else self.line(row)
         return DataError(rule, file=self.path, line=line, column=column, value=value)
 
     def refuse(self, bad: pl.Series, rule: str, column: str) -> None:
@@ -55,7 +61,7 @@ class Table:
         row = again.arg_max() if again.any() else None
         if row is not None:
             first = (text == text[row]).arg_max() or 0
-            before = line_of(self.path, first)
+            before = self.line(first)
             rule = f"an id must occur once, this one is on line {before} too"
             raise self.error(rule, row=row, column=column, value=text[row])
         return text

@@ -47,11 +47,13 @@ def forbidden(path: Path) -> tuple[str, ...]:
     """Return the modules that this file may not import."""
     room, inner = path.parts[0], path.parts[1]
     others = tuple(name for name in SERVICES if name != room)
-    ray_glue = path.parts[:3] == ("corerec", "serving", "ray_glue.py")
     if room == "corerec":
-        if inner in ("serving", "distributed"):
-            ray = () if inner == "distributed" or ray_glue else ("ray",)
-            return (*NEVER, *ray, *(MODELS if inner == "serving" else ()), *composing(path))
+        if inner == "distributed":
+            return (*NEVER, *SERVICES)
+        if inner == "serving":
+            ray = () if path.name in ("ray_glue.py", "cluster.py") else ("ray",)
+            composed = () if path.name == "cluster.py" else SERVICES
+            return (*NEVER, *ray, *MODELS, *composed)
         if inner == "client.py":
             return (*NEVER, "ray", *MODELS, *others, "corerec.serving.ray_glue")
         if inner == "cli":
@@ -59,12 +61,6 @@ def forbidden(path: Path) -> tuple[str, ...]:
         return (*NEVER, "ray", *GRPC, "corerec.serving", "corerec.client", "corerec.cli", *others)
     ray = () if inner == "deployment.py" else ("ray",)
     return (*NEVER, *ray, *MODELS, "corerec.cli", *others)
-
-
-def composing(path: Path) -> tuple[str, ...]:
-    """Return the services, unless the file's subject is to put them together on one machine."""
-    together = {("corerec", "serving", "cluster.py"), ("corerec", "serving", "in_process.py")}
-    return () if path.parts in together else SERVICES
 
 
 def breaches(path: Path) -> list[str]:

@@ -87,8 +87,9 @@ def _place(source: Path | str, key: tuple[str, ...] | list[str]) -> str:
             table = head[1]
             if table == ".".join(names):
                 return f"{source}:{number}"
-        elif item := re.match(r"\s*([\w\-.]+)\s*=", line):
-            full = f"{table}.{item[1]}" if table else item[1]
+        elif item := re.match(r"""\s*(?:"([^"]+)"|([\w\-.]+))\s*=""", line):
+            own = item[1] or item[2]
+            full = f"{table}.{own}" if table else own
             if full == ".".join(names):
                 return f"{source}:{number}"
     return str(source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from corerec.ranking import RankingCore
+from corerec.ranking.core import RankingCore
 from corerec.release import Release
 from corerec.serving.contracts import RANK
 from corerec.serving.process import ServerProcess, stage_process

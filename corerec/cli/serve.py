@@ -71,8 +71,8 @@ async def _serve_in_process(
 ) -> None:
     from dataclasses import asdict, replace
 
-    from corerec.cli.cluster import check_port_free
-    from corerec.cli.local import gateway_config, in_process
+    from corerec.serving.cluster import check_port_free
+    from corerec.serving.local import gateway_config, in_process
 
     store = _store(file, state_dir)
     config = gateway_config(file, str(store), port)
@@ -91,7 +91,7 @@ async def _serve_in_process(
 async def _serve_cluster(
     file: DeploymentFile, release: Path, port: int | None, state_dir: Path
 ) -> None:
-    from corerec.cli.cluster import Cluster
+    from corerec.serving.cluster import Cluster
 
     cluster = Cluster(file, release, _store(file, state_dir), port)
     stop = asyncio.create_task(_signalled())

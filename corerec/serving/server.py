@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -48,7 +49,7 @@ class GrpcServer:
         add(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (service, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        reflection.enable_server_reflection(names, self._server, pool=_MethodsToo())
         self.port = 0
         """The port that the server listens on, known once started."""
 
@@ -81,6 +82,26 @@ class GrpcServer:
         await asyncio.sleep(self._config.drain_notice_seconds)
         await self._server.stop(self._config.drain_grace_seconds)
         log.info("drained", extra={"grpc_service": self._service})
+
+
+class _MethodsToo:
+    """The default descriptor pool, which also finds the file of a method by its full name.
+
+    ghz asks reflection for `corerec.v1.RecommenderService.Recommend`; Python's pool knows services
+    and messages only and would answer NOT_FOUND.
+    """
+
+    def __init__(self) -> None:
+        self._pool = descriptor_pool.Default()
+
+    def FindFileContainingSymbol(self, symbol: str) -> Any:
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            return self._pool.FindFileContainingSymbol(symbol.rpartition(".")[0])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
 
 
 def _options(config: ServerConfig) -> Sequence[tuple[str, Any]]:

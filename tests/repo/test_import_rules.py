@@ -52,7 +52,7 @@ def forbidden(path: Path) -> tuple[str, ...]:
             return (*NEVER, *SERVICES)
         if inner == "serving":
             ray = () if path.name in ("ray_glue.py", "cluster.py") else ("ray",)
-            composed = () if path.name == "cluster.py" else SERVICES
+            composed = () if path.name in ("cluster.py", "local.py") else SERVICES
             return (*NEVER, *ray, *MODELS, *composed)
         if inner == "client.py":
             return (*NEVER, "ray", *MODELS, *others, "corerec.serving.ray_glue")

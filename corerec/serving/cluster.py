@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from corerec.cli.local import gateway_config
 from corerec.errors import Unavailable
 from corerec.serving.deployment_file import DeploymentFile
+from corerec.serving.local import gateway_config
 from gateway.config import GatewayConfig
 
 Progress = Callable[[str], None]
@@ -166,7 +166,8 @@ def _stop_ray() -> None:
 
     with contextlib.suppress(Exception):  # it may be gone already; Ray goes down in any case
         serve.shutdown()
-    ray.shutdown()  # type: ignore[no-untyped-call]
+    shutdown: Callable[[], None] = ray.shutdown
+    shutdown()
 
 
 @contextlib.contextmanager

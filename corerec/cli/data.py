@@ -23,7 +23,7 @@ One of:
 
 * csv: file of user,item[,timestamp[,rating]], with or without a header
 
-* sequences: file of lines `user item [item..]`, each user's in order
+* sequences: file of lines `user item item ..`, each user's in order
 """
 
 

@@ -58,7 +58,7 @@ def load_dataset(root: Path, *, unknown_items: UnknownItems = "fail") -> Dataset
     """
     spec = load_spec(root)
     if not spec.interactions.file:
-        rule = "the folder holds a catalogue without interactions; [interactions] file is missing"
+        rule = "the folder holds a catalogue without interactions: interactions.file is missing"
         raise DataError(rule, file=root / FILE_NAME)
     items = _read_items(root, spec.items)
     known = _read_users(root, spec.users)

@@ -207,8 +207,9 @@ def _read_csv(path: Path, wanted: list[str]) -> pl.DataFrame:
 def _check_columns(path: Path, found: list[str], wanted: list[str], line: int | None) -> None:
     for column in wanted:
         if column not in found:
-            near = difflib.get_close_matches(column, found, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"found {found}"
+            spare = [name for name in found if name not in wanted]
+            near = difflib.get_close_matches(column, spare, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"the file has {found}"
             rule = f"the column is missing; {hint}"
             raise DataError(rule, file=path, line=line, column=column)
         if found.count(column) > 1:

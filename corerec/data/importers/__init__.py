@@ -29,7 +29,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "goodbooks": Kind(read_goodbooks, "folder with ratings.csv and books.csv, also zipped"),
     "csv": Kind(read_csv, "file of user,item[,timestamp[,rating]], with or without a header"),
-    "sequences": Kind(read_sequences, "file of lines `user item [item..]`, each user's in order"),
+    "sequences": Kind(read_sequences, "file of lines `user item item ..`, each user's in order"),
 }
 
 

@@ -60,7 +60,7 @@ def _with_roles(found: Found, separator: str) -> Table:
         elif role in ("user_id", "item_id"):
             rule = f"the header must name the {role} column, one of {', '.join(known)}"
             raise DataError(rule, file=found.path, line=1, value=",".join(names))
-    return Table(table.path, table.frame.select(renamed).rename(renamed), table.first_line)
+    return Table(table.path, table.frame.select(list(renamed)).rename(renamed), table.first_line)
 
 
 def _unit(table: Table) -> TimeUnit:

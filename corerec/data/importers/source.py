@@ -150,4 +150,6 @@ def csv_table(found: Found, separator: str = ",") -> Table:
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"the file is not readable as CSV: {reason}", file=found.path) from None
-    return Table(found.path, frame, first_line=2)
+    # A quoted field may hold line ends; only in a file that lies there plainly are they counted.
+    plain = found.path.suffix == ".csv" and found.path.is_file()
+    return Table(found.path, frame, first_line=None if plain else 2)

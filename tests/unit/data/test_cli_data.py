@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import signal
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -123,3 +125,16 @@ def test_without_internet_fetch_says_what_to_do(tmp_path: Path, url: str) -> Non
 def test_fetch_knows_which_data_sets_there_are(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=r"movielens-100k, movielens-1m, got 'netflix'"):
         fetch_dataset("netflix", tmp_path / "out")
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    code = "from corerec.cli import main; main()"
+    command = [sys.executable, "-c", code, "data", "generate", str(tmp_path / "shop")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".tmp-*/items.parquet")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert list(tmp_path.iterdir()) == []

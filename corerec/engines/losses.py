@@ -49,8 +49,9 @@ def sampled_info_nce(
     leaves it out. Source: Yi et al., RecSys 2019, eq. 4; mixing: Yang et al., WWW 2020, sec. 3.
     """
     right = (user * positive).sum(1) / temperature - positive_log_q  # (B,)
-    wrong = user @ negatives.T / temperature - negative_log_q  # (B, C)
-    wrong = wrong.masked_fill(hits, float("-inf"))
+    # One pass over (B, C): scaled before the product, shifted inside it, masked in place.
+    wrong = torch.addmm(-negative_log_q, user / temperature, negatives.T)  # (B, C)
+    wrong = wrong.masked_fill_(hits, float("-inf"))
     return (torch.logaddexp(torch.logsumexp(wrong, 1), right) - right).mean()
 
 

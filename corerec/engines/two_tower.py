@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from corerec.errors import ConfigError
 from corerec.features import FeatureSchema, ItemFeatures
 
 CONTEXT_WIDTH = 4
@@ -39,6 +40,19 @@ class TwoTowerConfig:
     """Share of the history's values left out while training, [0, 1)."""
     id_dropout: float = 0.1
     """Share of item ids, and of user ids, left out while training, so that content must carry."""
+
+    def __post_init__(self) -> None:
+        """Check ranges. Raises ConfigError."""
+        for name in ("dim", "heads", "history_length", "hidden"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.dim % self.heads:
+            raise ConfigError(f"dim must be a multiple of heads, got {self.dim} and {self.heads}")
+        if self.temperature <= 0:
+            raise ConfigError(f"temperature must be above 0, got {self.temperature}")
+        for name in ("dropout", "id_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from corerec.engines.two_tower import (
     UserInputs,
 )
 from corerec.engines.windows import Batch, Sequences, batches, cut
-from corerec.errors import InvalidArgument
+from corerec.errors import ConfigError, InvalidArgument
 from corerec.features import context_features
 
 Report = Callable[[int, int, str], None]
@@ -37,10 +37,11 @@ Report = Callable[[int, int, str], None]
 class TwoTowerFitConfig:
     """How the two-tower is trained."""
 
-    epochs: int = 3
+    epochs: int = 10
     """Most passes over the training events, >= 1."""
-    max_examples: int = 2_000_000
-    """Most (prefix, next item) pairs of one epoch; beyond it they are drawn at random."""
+    max_examples: int = 1_000_000
+    """Most (prefix, next item) pairs in all epochs together, >= 1: small data is passed `epochs`
+    times, larger data less often, and of more than so many pairs one epoch draws some at random."""
     batch_windows: int = 64
     """Windows of `history_length` events in a step."""
     learning_rate: float = 3e-3
@@ -55,6 +56,17 @@ class TwoTowerFitConfig:
     """Epochs without a better validation recall before training stops."""
     weight_decay: float = 0.0
     """Pull of the weights towards zero in each step (decoupled)."""
+
+    def __post_init__(self) -> None:
+        """Check ranges. Raises ConfigError."""
+        for name in ("epochs", "max_examples", "batch_windows", "batch_negatives", "patience"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.uniform_negatives < 0 or self.learning_rate <= 0 or self.weight_decay < 0:
+            raise ConfigError(
+                "uniform_negatives and weight_decay must be >= 0 and learning_rate > 0, got "
+                f"{self.uniform_negatives}, {self.weight_decay} and {self.learning_rate}"
+            )
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,9 @@ class _Trainer:
         self.optimizer = RowAdam(self.model.parameters(), weight_decay=fit.weight_decay)
         share = np.bincount(sequences.items, minlength=shape.items) / len(sequences.items)
         self.share = torch.from_numpy(share).float().to(self.device)
+        events = len(sequences.items)
+        self.rounds = max(1, min(fit.epochs, round(fit.max_examples / max(1, events))))
+        self.limit = max(1, fit.max_examples // self.rounds)
         self.epochs: list[dict[str, float]] = []
         self.best_epoch = -1
         self.best: dict[str, Tensor] = {}
@@ -124,7 +139,7 @@ class _Trainer:
     @property
     def done(self) -> bool:
         ran = len(self.epochs)
-        return ran >= self.fit.epochs or (
+        return ran >= self.rounds or (
             self.best_epoch >= 0 and ran - 1 - self.best_epoch >= self.fit.patience
         )
 
@@ -133,7 +148,7 @@ class _Trainer:
         # All chance comes from seed and epoch, so a resumed run draws what an unbroken one does.
         rng = np.random.default_rng([self.seed, number])
         noise = Generator(device=self.device).manual_seed(int(rng.integers(2**62)))
-        windows = cut(self.sequences, self.config.history_length, self.fit.max_examples, rng)
+        windows = cut(self.sequences, self.config.history_length, self.limit, rng)
         steps = math.ceil(len(windows) / self.fit.batch_windows)
         self.model.train()
         total, seen = 0.0, 0
@@ -141,14 +156,14 @@ class _Trainer:
             self.sequences, windows, self.fit.batch_windows, self.model.shape.items, rng
         )
         for step, batch in enumerate(batch_stream):
-            rate = self._rate((number + step / steps) / self.fit.epochs)
+            rate = self._rate((number + step / steps) / self.rounds)
             loss, count = self._step(batch, noise, rate)
             total, seen = total + loss * count, seen + count
             if report is not None:
-                note = f"epoch {number + 1}/{self.fit.epochs}, loss {total / seen:.3f}"
+                note = f"epoch {number + 1}/{self.rounds}, loss {total / seen:.3f}"
                 if number:
                     note += f", recall {self.epochs[-1].get('validation', 0):.4f}"
-                report(number * steps + step + 1, self.fit.epochs * steps, note)
+                report(number * steps + step + 1, self.rounds * steps, note)
         self.model.eval()
         entry = {"loss": total / seen}
         score = -entry["loss"]

@@ -60,11 +60,6 @@ class TrainConfig:
         for name, least in (("seed", 0), ("threads", 0), ("ranker_history", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.two_tower.dim % self.two_tower.heads:
-            raise ConfigError(
-                f"two_tower.dim must be a multiple of heads, "
-                f"got {self.two_tower.dim} and {self.two_tower.heads}"
-            )
 
     @classmethod
     def tiny(cls) -> TrainConfig:
@@ -88,8 +83,8 @@ class TrainConfig:
             two_tower=replace(own.two_tower, history_length=100, dropout=0.2),
             two_tower_fit=replace(
                 own.two_tower_fit,
-                epochs=10,
-                max_examples=20_000_000,
+                epochs=20,
+                max_examples=50_000_000,
                 batch_windows=32,
                 uniform_negatives=512,
                 batch_negatives=1024,
@@ -127,7 +122,8 @@ def read_config(
     given = {"seed": seed, "threads": threads}
     values |= {name: value for name, value in given.items() if value is not None}
     if epochs is not None:
-        values["two_tower_fit"]["epochs"] = epochs
+        # Asked for by name, so the limit on examples must not take them back.
+        values["two_tower_fit"] |= {"epochs": epochs, "max_examples": 10**12}
     return build_config(TrainConfig, values, source=path or "arguments")
 
 

@@ -36,7 +36,9 @@ def print_metrics(
 
 
 def _lists(metrics: Mapping[str, Any]) -> Table:
-    table = Table(title=f"Lists of 10, {metrics['cases']} test cases", title_justify="left")
+    table = Table(
+        title=f"Lists of 10, {metrics['cases']} test cases", title_justify="left", min_width=36
+    )
     for name in ("", "Recall@10", "NDCG@10", "coverage", "novelty, bits"):
         table.add_column(name, justify="left" if not name else "right")
     for key, name in _LISTS.items():
@@ -52,7 +54,7 @@ def _lists(metrics: Mapping[str, Any]) -> Table:
 
 
 def _stages(metrics: Mapping[str, Any]) -> Table:
-    table = Table(title="Stages", title_justify="left")
+    table = Table(title="Stages", title_justify="left", min_width=36)
     table.add_column("")
     table.add_column("value", justify="right")
     table.add_column("beside it", justify="right")
@@ -77,7 +79,7 @@ def _stages(metrics: Mapping[str, Any]) -> Table:
 
 
 def _lost(metrics: Mapping[str, Any]) -> Table:
-    table = Table(title="Where the right item was lost", title_justify="left")
+    table = Table(title="Where the right item was lost", title_justify="left", min_width=36)
     table.add_column("")
     table.add_column("cases", justify="right")
     for key, name in _LOST.items():
@@ -86,7 +88,7 @@ def _lost(metrics: Mapping[str, Any]) -> Table:
 
 
 def _costs(costs: Sequence[StepCost]) -> Table:
-    table = Table(title="Cost of each step", title_justify="left")
+    table = Table(title="Cost of each step", title_justify="left", min_width=36)
     table.add_column("")
     table.add_column("seconds", justify="right")
     table.add_column("peak MiB so far", justify="right")

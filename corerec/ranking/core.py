@@ -146,8 +146,13 @@ class RankingCore:
                 self.check(entry)
             except InvalidArgument as error:
                 results[place] = error
-            else:
+                continue
+            if len(entry.candidates):
                 good.append(place)
+            else:
+                results[place] = RankResult(
+                    candidates=entry.candidates, timings={"features": 0, "score": 0}
+                )
         with torch.inference_mode():
             for part in self._chunks(entries, good):
                 found = self._rank([entries[place] for place in part])

@@ -42,8 +42,11 @@ class RankerFitConfig:
     """Cases in a step, >= 1."""
     learning_rate: float = 2e-3
     """Highest step of Adam; warms up over 5% of the steps, then falls along a cosine to 0."""
-    weight_decay: float = 1e-5
-    """Pull of the weights towards zero (decoupled)."""
+    weight_decay: float = 1e-2
+    """Pull of the weights towards zero in each step (decoupled), >= 0."""
+    id_decay: float = 3.0
+    """The same for embeddings of users and items, whose many weights see few cases each; without
+    it they learn the training cases by heart."""
     listwise: float = 0.8
     """Weight of the softmax over a case's candidates; the rest is on the logistic loss, [0, 1]."""
     patience: int = 1
@@ -166,10 +169,14 @@ class _Run:
         pairs = train.pairs  # (B, F, 1 + n)
         self.model.pair_mean.copy_(pairs.mean((0, 2)))
         self.model.pair_std.copy_(pairs.std((0, 2), correction=0).clamp(min=1e-3))
+        ids = {"user.weight", "item.weight", "history.weight"}
+        named = list(self.model.named_parameters())
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            [
+                {"params": [p for n, p in named if n in ids], "weight_decay": fit.id_decay},
+                {"params": [p for n, p in named if n not in ids], "weight_decay": fit.weight_decay},
+            ],
             lr=fit.learning_rate,
-            weight_decay=fit.weight_decay,
             fused=True,
         )
         self.steps = math.ceil(len(train) / fit.batch_cases)

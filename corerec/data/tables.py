@@ -188,7 +188,7 @@ def _read_parquet(path: Path, wanted: list[str]) -> pl.DataFrame:
 def _read_csv(path: Path, wanted: list[str]) -> pl.DataFrame:
     if path.stat().st_size == 0:
         raise DataError("a table must not be an empty file", file=path)
-    _check_utf8(path)
+    commas, quotes = _check_utf8(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
         header = next(csv.reader(file), [])
     _check_columns(path, header, wanted, line=1)
@@ -198,6 +198,15 @@ def _read_csv(path: Path, wanted: list[str]) -> pl.DataFrame:
         raise _ragged(path, len(header)) or DataError(
             f"the file is not readable as CSV: {str(error).splitlines()[0]}", file=path
         ) from None
+    # A short line reads as empty fields. Without quotes the count of commas tells; with them
+    # only a line that lacks something can be short.
+    doubtful = (
+        frame.null_count().sum_horizontal().item() > 0
+        if quotes
+        else (commas != frame.height * (len(header) - 1) + len(header) - 1)
+    )
+    if doubtful and (short := _ragged(path, len(header))):
+        raise short
     kept = frame.height
     while kept and all(value is None for value in frame.row(kept - 1)):
         kept -= 1  # empty lines at the end are harmless
@@ -216,10 +225,14 @@ def _check_columns(path: Path, found: list[str], wanted: list[str], line: int | 
             raise DataError("a column must occur once", file=path, line=line, column=column)
 
 
-def _check_utf8(path: Path) -> None:
-    """Raise DataError with line and byte offset where the file is not UTF-8."""
+def _check_utf8(path: Path) -> tuple[int, int]:
+    """Return the counts of commas and quotes.
+
+    Raises:
+        DataError: with line and byte offset where the file is not UTF-8.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    offset, lines = 0, 1
+    offset, lines, commas, quotes = 0, 1, 0, 0
     with path.open("rb") as file:
         while True:
             chunk = file.read(_CHUNK)
@@ -233,8 +246,10 @@ def _check_utf8(path: Path) -> None:
                 bad = error.object[error.start : error.start + 1]
                 raise DataError(rule, file=path, line=lines, value=bad) from None
             if not chunk:
-                return
+                return commas, quotes
             offset += len(chunk)
+            commas += chunk.count(b",")
+            quotes += chunk.count(b'"')
             lines += chunk.count(b"\n")
 
 

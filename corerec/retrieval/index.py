@@ -32,7 +32,7 @@ class IndexConfig:
     """Catalogues with fewer items are scanned exactly."""
     sq8_from: int = 2_000_000
     """From so many items the lists hold 8-bit codes, and the best are scored again exactly."""
-    target_recall: float = 0.97
+    target_recall: float = 0.96
     """Share of the exact top `recall_at` that the chosen number of probes must find, (0, 1]."""
     recall_at: int = 500
     """The k at which recall is measured."""

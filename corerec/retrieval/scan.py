@@ -23,9 +23,9 @@ def best_allowed(scores: Float32s, k: int, excluded: Int64s | None) -> tuple[Int
     rows = _above_threshold(scores, k)
     values = scores[rows]
     if len(rows) > k:
-        kept = np.argpartition(values, len(values) - k)[len(values) - k :]
+        kept = np.sort(np.argpartition(values, len(values) - k)[len(values) - k :])
         rows, values = rows[kept], values[kept]
-    order = np.lexsort((rows, -values))
+    order = np.argsort(-values, kind="stable")  # rows ascend, so ties stay by row
     rows, values = rows[order], values[order]
     rows[values == -np.inf] = -1
     return rows, values

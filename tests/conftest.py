@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+
+CLIENT = Path(__file__).resolve().parents[1] / "examples" / "go-client"
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +29,15 @@ def tiny_release(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from corerec.pipelines.train import train_release
 
     return train_release(tiny_data, tmp_path_factory.mktemp("releases"), TrainConfig.tiny())
+
+
+@pytest.fixture(scope="session")
+def go_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built Go client. Skips without Go, except in CI."""
+    if shutil.which("go") is None:
+        assert os.environ.get("CI") != "true", "CI must build the Go client: install Go"
+        pytest.skip("no Go toolchain here")
+    binary = tmp_path_factory.mktemp("go") / "go-client"
+    subprocess.run([CLIENT / "generate"], check=True, stdin=subprocess.DEVNULL)
+    subprocess.run(["go", "build", "-o", binary, "."], cwd=CLIENT, check=True)
+    return binary

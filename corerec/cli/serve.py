@@ -43,6 +43,9 @@ def serve(
         bool, typer.Option("--detach", help="Leave it running; `corerec stop` takes it down.")
     ] = False,
     port: Annotated[int | None, typer.Option(help="Public port; 0 takes a free one.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="SQLite file of users and events [STATE_DIR/corerec.db].")
+    ] = None,
     state_dir: StateDir = STATE,
 ) -> None:
     """Serve a release: four gRPC services on Ray Serve, on this machine, until ctrl-C."""
@@ -58,23 +61,22 @@ def serve(
         )
     path = Release.open(release).path
     if detach:
-        _detach(path, config, in_process, port, state_dir)
+        _detach(path, config, in_process, port, store, state_dir)
         return
     run = _serve_in_process if in_process else _serve_cluster
     import uvloop
 
-    uvloop.run(run(file, path, port, state_dir))
+    uvloop.run(run(file, path, port, store or _store(file, state_dir), state_dir))
 
 
 async def _serve_in_process(
-    file: DeploymentFile, release: Path, port: int | None, state_dir: Path
+    file: DeploymentFile, release: Path, port: int | None, store: Path, state_dir: Path
 ) -> None:
     from dataclasses import asdict, replace
 
     from corerec.serving.cluster import check_port_free
     from corerec.serving.local import gateway_config, in_process
 
-    store = _store(file, state_dir)
     config = gateway_config(file, str(store), port)
     check_port_free(config)
     tables = dict(file.tables) | {"gateway": asdict(config)}
@@ -89,11 +91,11 @@ async def _serve_in_process(
 
 
 async def _serve_cluster(
-    file: DeploymentFile, release: Path, port: int | None, state_dir: Path
+    file: DeploymentFile, release: Path, port: int | None, store: Path, state_dir: Path
 ) -> None:
     from corerec.serving.cluster import Cluster
 
-    cluster = Cluster(file, release, _store(file, state_dir), port)
+    cluster = Cluster(file, release, store, port)
     stop = asyncio.create_task(_signalled())
     try:
         with console.status("starting") as status:
@@ -148,7 +150,12 @@ async def _signalled() -> None:
 
 
 def _detach(
-    release: Path, config: Path | None, in_process: bool, port: int | None, state_dir: Path
+    release: Path,
+    config: Path | None,
+    in_process: bool,
+    port: int | None,
+    store: Path | None,
+    state_dir: Path,
 ) -> None:
     """Start the same command in the background and wait until it serves."""
     command = [sys.executable, "-m", "corerec.cli", "serve", str(release)]
@@ -156,6 +163,7 @@ def _detach(
     command += ["--config", str(config)] if config else []
     command += ["--in-process"] if in_process else []
     command += ["--port", str(port)] if port is not None else []
+    command += ["--store", str(store)] if store else []
     log = state_dir / _LOG_FILE
     with log.open("wb") as output:
         child = subprocess.Popen(

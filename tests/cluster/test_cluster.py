@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -107,6 +108,16 @@ def test_the_commands_print_what_a_person_reads(cluster: Path) -> None:
     wrong = corerec("explain", "--user", "u000007", "--item", "no-such", "--state-dir", cluster)
     assert wrong.returncode == 1
     assert "item 'no-such' is not in the catalogue" in wrong.stderr
+
+
+@pytest.mark.timeout(600)
+def test_a_client_in_another_language_gets_the_same_list(cluster: Path, go_client: Path) -> None:
+    with Client(address(cluster), timeout=5) as client:
+        wanted = [i.item_id for i in client.recommend("u000007").items]
+    options = ["-address", address(cluster), "-user", "u000007"]
+    done = subprocess.run([go_client, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines()[1:11]] == wanted
 
 
 def test_a_second_cluster_of_the_same_folder_is_refused(cluster: Path, tiny_release: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +11,6 @@ import grpc
 import pytest
 
 from corerec.v1 import common_pb2, recommender_pb2, recommender_pb2_grpc, rerank_pb2
-
-ROOT = Path(__file__).resolve().parents[2]
-CLIENT = ROOT / "examples" / "go-client"
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -44,18 +39,6 @@ class FixedList(recommender_pb2_grpc.RecommenderServiceServicer):
         return recommender_pb2.RecommendResponse(
             items=items, release="r-test", latency_micros=1500, degraded=[missing]
         )
-
-
-@pytest.fixture(scope="module")
-def go_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built client. Skips without Go, except in CI."""
-    if shutil.which("go") is None:
-        assert os.environ.get("CI") != "true", "CI must build the Go client: install Go"
-        pytest.skip("no Go toolchain here")
-    binary = tmp_path_factory.mktemp("go") / "go-client"
-    subprocess.run([CLIENT / "generate"], check=True, stdin=subprocess.DEVNULL)
-    subprocess.run(["go", "build", "-o", binary, "."], cwd=CLIENT, check=True)
-    return binary
 
 
 @pytest.fixture(scope="module")

@@ -142,7 +142,7 @@ def _age(tables: ItemTables, batch: RankingBatch) -> list[Tensor]:
 
 def _lag_weights(length: int, decay: float, device: torch.device) -> Tensor:
     """Return (length,) weights that end in 1 for the newest."""
-    return decay ** torch.arange(length - 1, -1, -1, device=device, dtype=torch.float32)
+    return torch.tensor([decay**lag for lag in range(length - 1, -1, -1)], device=device)
 
 
 def _similarities(tables: ItemTables, batch: RankingBatch) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """Trains the ranker on RankingExamples: seeded, early stopping, calibrated, resumable.
 
-Sizing (two AVX2 cores): a pass over C cases of 1 + n candidates; see docs/features.md.
+Sizing, on one AVX2 core: 6 microseconds a pair for features and 15 a pair and epoch; two threads
+nearly halve the second. 60,000 cases of 16 pairs in two epochs take 20 to 35 s.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Report = Callable[[int, int, str], None]
 class RankerFitConfig:
     """How the ranker is trained."""
 
-    epochs: int = 3
+    epochs: int = 2
     """Most passes over the cases, >= 1."""
     batch_cases: int = 256
     """Cases in a step, >= 1."""
@@ -44,7 +45,7 @@ class RankerFitConfig:
     """Highest step of Adam; warms up over 5% of the steps, then falls along a cosine to 0."""
     weight_decay: float = 1e-2
     """Pull of the weights towards zero in each step (decoupled), >= 0."""
-    id_decay: float = 3.0
+    id_decay: float = 10.0
     """The same for embeddings of users and items, whose many weights see few cases each; without
     it they learn the training cases by heart."""
     listwise: float = 0.8

@@ -1,0 +1,2 @@
+"""CoreRec beside the same stages composed the textbook way: throughput, latency, CPU, and where a
+request's time goes."""

@@ -1,0 +1,87 @@
+"""Asks a peer over gRPC and keeps the answers: are they the same, and where did their time go."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+import urllib.request
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import grpc
+from google.protobuf.json_format import ParseDict
+from prometheus_client.parser import text_string_to_metric_families
+
+from corerec.v1 import recommender_pb2, recommender_pb2_grpc
+
+TIMEOUT_SECONDS = 10.0
+SCORE_TOLERANCE = 1e-5
+
+
+class Answer(NamedTuple):
+    """An answer and how long its caller waited."""
+
+    micros: int
+    response: recommender_pb2.RecommendResponse
+
+
+def ask(
+    address: str, requests: Sequence[dict[str, Any]], *, count: int, callers: int
+) -> list[Answer]:
+    """Return the answers to `count` requests, taken in turn, from callers that each wait."""
+    return asyncio.run(_ask(address, requests, count, callers))
+
+
+async def _ask(
+    address: str, requests: Sequence[dict[str, Any]], count: int, callers: int
+) -> list[Answer]:
+    messages = [ParseDict(request, recommender_pb2.RecommendRequest()) for request in requests]
+    answers: list[Answer | None] = [None] * count
+    todo = iter(range(count))
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+
+        async def caller() -> None:
+            for i in todo:
+                started = time.monotonic()
+                response = await stub.Recommend(
+                    messages[i % len(messages)], timeout=TIMEOUT_SECONDS
+                )
+                answers[i] = Answer(int((time.monotonic() - started) * 1e6), response)
+
+        await asyncio.gather(*(caller() for _ in range(callers)))
+    return [answer for answer in answers if answer is not None]
+
+
+def check_same(peer: str, answers: Sequence[Answer], reference: Sequence[Answer]) -> None:
+    """Raise SystemExit unless both gave the same items in the same order, with the same scores."""
+    for mine, theirs in zip(answers, reference, strict=True):
+        if mine.response.degraded:
+            raise SystemExit(f"peer {peer} answered degraded while idle: {mine.response.degraded}")
+        got = [(item.item_id, item.score) for item in mine.response.items]
+        wanted = [(item.item_id, item.score) for item in theirs.response.items]
+        same = len(got) == len(wanted) and all(
+            a[0] == b[0] and math.isclose(a[1], b[1], rel_tol=SCORE_TOLERANCE, abs_tol=1e-6)
+            for a, b in zip(got, wanted, strict=True)
+        )
+        if not same or not got:
+            raise SystemExit(
+                f"the comparison would not be fair: peer {peer} answered {got}, not {wanted}"
+            )
+
+
+def degraded(metrics: Iterable[str]) -> int | None:
+    """Return how many times something was missing from an answer so far; None without metrics."""
+    count = None
+    for address in metrics:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+        found = (
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == "corerec_degraded_total"
+        )
+        count = (count or 0) + int(sum(found))
+    return count

@@ -140,7 +140,8 @@ class Batcher(Generic[E, R]):
                 raise RuntimeError(f"{len(results)} results for {len(entries)} entries")
             return results
         except Exception as error:
-            log.exception("%s failed on a batch of %d", self._stage, len(entries))
+            requests = [getattr(entry, "request_id", "") for entry in entries]
+            log.exception("%s failed on a batch", self._stage, extra={"request_ids": requests})
             if len(entries) == 1:
                 return [error]
         return [result for entry in entries for result in await self._compute(loop, [entry])]

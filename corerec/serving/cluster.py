@@ -165,7 +165,7 @@ def _stop_ray() -> None:
     from ray import serve
 
     with contextlib.suppress(Exception):  # it may be gone already; Ray goes down in any case
-        serve.shutdown()
+        serve.shutdown()  # type: ignore[no-untyped-call]
     shutdown: Callable[[], None] = ray.shutdown
     shutdown()
 

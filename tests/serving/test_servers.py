@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 
 from corerec.serving.wire import candidates_to_proto
 from corerec.stages import Source
-from corerec.v1 import ranking_pb2, ranking_pb2_grpc
+from corerec.v1 import common_pb2, ranking_pb2, ranking_pb2_grpc
 from corerec.v1 import recommender_pb2 as pb
 from tests.serving.fakes import RELEASE, FakeCluster, Faults, columns, start_fake_stage
 
@@ -124,6 +124,14 @@ class TestStageLimits:
             self.entry(candidates=twice),
             self.entry(candidates=nan),
             self.entry(budget_micros=0),
+            self.entry(user=common_pb2.UserContext(history_count=100_000)),
+            self.entry(
+                user=common_pb2.UserContext(
+                    history_count=2,
+                    history_item_numbers=bytes(16),
+                    history_event_times_micros=bytes(8),
+                )
+            ),
             self.entry(),
         ]
         response = await self.rank(ranking_pb2.RankRequest(release=RELEASE, entries=entries))
@@ -135,6 +143,8 @@ class TestStageLimits:
             (3, "item_numbers must differ, got 0 twice"),
             (3, "scores must be finite, got NaN or infinity"),
             (4, "budget_micros must be > 0, got 0"),
+            (3, "history_count must be in [0, 1000], got 100000"),
+            (3, "history_event_times_micros must hold 2 x 8 = 16 bytes, got 8"),
             (0, ""),
         ]
 

@@ -55,6 +55,14 @@ class Funnel:
     ) -> None:
         self.view, self.profiles = view, profiles
         self._config, self._metrics = config, metrics
+        self._measured = {  # looked up once: labels() costs more than observing
+            stage: (
+                metrics.stage_seconds.labels(stage),
+                metrics.candidates.labels(stage, "in"),
+                metrics.candidates.labels(stage, "out"),
+            )
+            for stage in ("profile", "retrieve", "rank", "rerank")
+        }
         self._retrieve_stage, self._rank_stage, self._rerank_stage = retrieve, rank, rerank
 
     async def run(self, query: Query, budget: Budget, *, explain: bool = False) -> Outcome:
@@ -194,9 +202,10 @@ class Funnel:
                 steps=steps,
             )
         )
-        self._metrics.stage_seconds.labels(stage).observe(seconds)
-        self._metrics.candidates.labels(stage, "in").observe(sent)
-        self._metrics.candidates.labels(stage, "out").observe(received)
+        measured_seconds, measured_in, measured_out = self._measured[stage]
+        measured_seconds.observe(seconds)
+        measured_in.observe(sent)
+        measured_out.observe(received)
 
     async def close(self) -> None:
         """Let every stage and the store go."""

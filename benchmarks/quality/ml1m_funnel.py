@@ -3,7 +3,7 @@
 Protocol: the order of ml-1m.txt, each user's last item is the question, the one before it stops
 training. Published beside it: Klenitskiy and Vasilev, RecSys 2023 (popularity NDCG@10 .0178).
 
-    python benchmarks/quality/ml1m_funnel.py [--epochs 12] [--out benchmarks/results]
+    python benchmarks/quality/ml1m_funnel.py [--epochs 6] [--out benchmarks/results]
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def config(epochs: int, seed: int, threads: int) -> TrainConfig:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--work", type=Path, help="keep data, checkpoints and release here")

@@ -7,12 +7,14 @@ import math
 import time
 import urllib.request
 from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.json_format import ParseDict
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.serving.load import connections
 from corerec.v1 import recommender_pb2, recommender_pb2_grpc
 
 TIMEOUT_SECONDS = 10.0
@@ -39,18 +41,23 @@ async def _ask(
     messages = [ParseDict(request, recommender_pb2.RecommendRequest()) for request in requests]
     answers: list[Answer | None] = [None] * count
     todo = iter(range(count))
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
 
-        async def caller() -> None:
-            for i in todo:
-                started = time.monotonic()
-                response = await stub.Recommend(
-                    messages[i % len(messages)], timeout=TIMEOUT_SECONDS
-                )
-                answers[i] = Answer(int((time.monotonic() - started) * 1e6), response)
+    async def caller(stub: Any) -> None:
+        for i in todo:
+            started = time.monotonic()
+            response = await stub.Recommend(messages[i % len(messages)], timeout=TIMEOUT_SECONDS)
+            answers[i] = Answer(int((time.monotonic() - started) * 1e6), response)
 
-        await asyncio.gather(*(caller() for _ in range(callers)))
+    async with AsyncExitStack() as stack:
+        stubs = []
+        for _ in range(connections(callers)):
+            # Without a pool of its own a channel shares its connection with the others.
+            alone = [("grpc.use_local_subchannel_pool", 1)]
+            channel = grpc.aio.insecure_channel(address, alone)
+            await stack.enter_async_context(channel)
+            await channel.channel_ready()
+            stubs.append(recommender_pb2_grpc.RecommenderServiceStub(channel))
+        await asyncio.gather(*(caller(stubs[i % len(stubs)]) for i in range(callers)))
     return [answer for answer in answers if answer is not None]
 
 

@@ -64,14 +64,18 @@ class Cpu:
         return max(0.0, self.machine - self.generator - self.harness)
 
 
+def connections(callers: int) -> int:
+    """Return how many connections so many callers share."""
+    return max(1, callers // CALLERS_PER_CONNECTION)
+
+
 def command(ghz: Path, address: str, requests: Path, load: Load) -> list[str]:
     """Return ghz's command line. `requests`: a JSON array, sent in turn."""
-    connections = max(1, load.callers // CALLERS_PER_CONNECTION)
     return [
         *(str(ghz), "--insecure", "--call", CALL, "--data-file", str(requests)),
         *("--proto", str(ROOT / "protos/corerec/v1/recommender.proto")),
         *("--import-paths", str(ROOT / "protos")),
-        *("-c", str(load.callers), "--connections", str(connections)),
+        *("-c", str(load.callers), "--connections", str(connections(load.callers))),
         *("--duration", f"{load.seconds:g}s", "--duration-stop", "wait"),
         *("--timeout", f"{TIMEOUT_SECONDS}s", "--format", "json", address),
     ]

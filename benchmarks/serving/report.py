@@ -57,7 +57,7 @@ def where(results: Mapping[str, Any]) -> str:
         f"load generator; Python {machine['python']}, Ray {versions['ray']}, grpcio "
         f"{versions['grpcio']}, torch {versions['torch']}, faiss {versions['faiss-cpu']}, ghz "
         f"{versions['ghz']}. Release {subject['release']}: {world}. "
-        f"{run['seconds']:g} s a point, the better of {run['rounds']} rounds."
+        f"{run['seconds']:g} s a point, the best of {run['rounds']} round(s)."
     )
 
 

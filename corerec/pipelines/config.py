@@ -23,7 +23,7 @@ from corerec.retrieval.options import RetrievalOptions
 class EvaluationConfig:
     """How much of the data the release is measured on."""
 
-    cases: int = 2_000
+    cases: int = 1_500
     """Most test cases, drawn at random."""
     tower_cases: int = 2_000
     """Most validation cases that stop the two-tower's training."""

@@ -25,7 +25,7 @@ _BATCH = 256
 class MiningConfig:
     """How the ranker's cases are made."""
 
-    max_cases: int = 40_000
+    max_cases: int = 30_000
     """Most cases to learn from, drawn at random."""
     validation_cases: int = 2_000
     """Most cases to stop by."""

@@ -10,7 +10,7 @@ from corerec.serving.batching import Batcher
 from corerec.serving.config import StageConfig
 from corerec.serving.deployment_file import DeploymentFile
 from corerec.serving.metrics import Metrics
-from corerec.serving.process import ServerProcess
+from corerec.serving.process import ServerProcess, limit_blas
 from corerec.serving.stage import LocalStage
 from corerec.stages import StageCore
 from gateway.config import GatewayConfig
@@ -44,6 +44,7 @@ def in_process(file: DeploymentFile, release: str, store: str = "") -> ServerPro
                 core.warm()
             return cores
 
+        limit_blas(1)
         retrieve_core, rank_core, rerank_core = await asyncio.to_thread(load)
         return (
             _stage("retrieve", retrieve_core, retrieval, metrics),

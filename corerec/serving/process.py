@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from threadpoolctl import threadpool_limits
 
 from corerec.errors import CoreRecError, Unavailable
 from corerec.serving.config import ServerConfig, StageConfig
@@ -134,6 +135,7 @@ def stage_process(
 
     async def build(metrics: Metrics) -> tuple[Callable[[grpc.aio.Server], None], str]:
         nonlocal host
+        limit_blas(config.threads)
         core = await asyncio.to_thread(load)
         host = StageHost(contract, metrics, max_queue=config.max_queue, max_batch=config.max_batch)
         await asyncio.to_thread(core.warm)
@@ -152,6 +154,15 @@ def stage_process(
     return ServerProcess(
         config, name=name, service=contract.service, build=build, probe=probe, close=close
     )
+
+
+def limit_blas(threads: int) -> None:
+    """Give NumPy's BLAS so many threads in this process, from now on.
+
+    By default it takes every core, even for a product of a few thousand numbers, and its threads
+    then spin against the other replicas of the machine. torch and faiss are limited by the cores.
+    """
+    threadpool_limits(limits=threads, user_api="blas")
 
 
 async def serve_until_signalled(process: ServerProcess, announce: Callable[[], None]) -> int:

@@ -71,7 +71,7 @@ class GatewayConfig(ServerConfig):
     """How the budget is divided."""
     stages: StageAddresses = field(default_factory=StageAddresses)
     """Where the stages listen, without a cluster."""
-    stage_in_flight: Annotated[int, Field(ge=1, le=64)] = 2
+    stage_in_flight: Annotated[int, Field(ge=1, le=64)] = 1
     """Stage RPCs under way per replica; entries that arrive meanwhile leave together."""
     stage_batch: Annotated[int, Field(ge=1, le=256)] = 32
     """Most entries in one stage RPC."""

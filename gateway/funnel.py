@@ -55,6 +55,8 @@ class Funnel:
     ) -> None:
         self.view, self.profiles = view, profiles
         self._config, self._metrics = config, metrics
+        # One mark per item, all False between uses: ten times cheaper than np.isin on 500.
+        self._marks = np.zeros(len(view.catalogue), bool)
         self._measured = {  # looked up once: labels() costs more than observing
             stage: (
                 metrics.stage_seconds.labels(stage),
@@ -140,7 +142,7 @@ class Funnel:
             try:
                 share = budget.share(self._config.shares.rank)
                 result = await self._rank_stage.call(self.view.release, entry, share)
-                _check_kept(result.candidates, sent, k)
+                self._check_kept(result.candidates, sent, k)
                 ranked, timings = result.candidates, result.timings
             except CoreRecError as error:
                 outcome.note("rank", error, "kept the order of retrieval")
@@ -172,6 +174,17 @@ class Funnel:
     def _check_known(self, candidates: Candidates) -> None:
         if len(candidates) and int(candidates.numbers.max()) >= len(self.view.catalogue):
             raise Internal(f"item {int(candidates.numbers.max())} is not in the catalogue")
+
+    def _check_kept(self, ranked: Candidates, sent: Candidates, k: int) -> None:
+        """Raise when ranking lost, doubled or made up candidates."""
+        if len(ranked) != k:
+            raise Internal(f"rank answered {len(ranked)} of {k} candidates")
+        self._check_known(ranked)
+        self._marks[sent.numbers] = True
+        kept = bool(self._marks[ranked.numbers].all())
+        self._marks[sent.numbers] = False
+        if not kept:
+            raise Internal("rank answered items that it was not sent")
 
     def _check_final(self, result: RerankResult, sent: Candidates, page_size: int) -> None:
         known = set(sent.numbers.tolist())
@@ -228,11 +241,3 @@ def _context(query: Query, state: UserState, data_end: int) -> UserContext:
         times=times[-MAX_HISTORY:],
         now=query.now,
     )
-
-
-def _check_kept(ranked: Candidates, sent: Candidates, k: int) -> None:
-    """Raise when ranking lost, doubled or made up candidates."""
-    if len(ranked) != k:
-        raise Internal(f"rank answered {len(ranked)} of {k} candidates")
-    if not np.isin(ranked.numbers, sent.numbers, assume_unique=True).all():
-        raise Internal("rank answered items that it was not sent")

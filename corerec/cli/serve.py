@@ -59,6 +59,8 @@ def serve(
             f"a cluster of {state_dir} is running already at {running['address']} "
             f"(pid {running['pid']}); take it down with: corerec stop --state-dir {state_dir}"
         )
+    # Left by a cluster that was killed; a start that waits for the file must not find it.
+    (state_dir / _STATE_FILE).unlink(missing_ok=True)
     path = Release.open(release).path
     if detach:
         _detach(path, config, in_process, port, store, state_dir)
@@ -113,9 +115,9 @@ async def _serve_cluster(
         await stop
     finally:
         stop.cancel()
+        (state_dir / _STATE_FILE).unlink(missing_ok=True)
         with console.status("draining"):
             await cluster.stop()
-        (state_dir / _STATE_FILE).unlink(missing_ok=True)
 
 
 async def _start(cluster: Any, progress: Any) -> None:
@@ -195,10 +197,17 @@ def _running(state_dir: Path) -> dict[str, Any] | None:
     """Return the state of the cluster of a folder, or None when none runs."""
     try:
         state: dict[str, Any] = json.loads((state_dir / _STATE_FILE).read_text())
-        os.kill(state["pid"], 0)
-    except (FileNotFoundError, ProcessLookupError, json.JSONDecodeError, KeyError):
+        return state if _alive(state["pid"]) else None
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
         return None
-    return state
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def running_state(state_dir: Path) -> dict[str, Any]:
@@ -227,7 +236,7 @@ def stop(state_dir: StateDir = STATE) -> None:
     os.kill(state["pid"], signal.SIGTERM)
     deadline = time.monotonic() + _STOP_SECONDS
     with console.status("draining"):
-        while _running(state_dir) is not None:
+        while _alive(state["pid"]):
             if time.monotonic() > deadline:
                 raise Unavailable(f"pid {state['pid']} did not end in {_STOP_SECONDS:.0f} s")
             time.sleep(0.1)

@@ -59,7 +59,7 @@ class RemoteStage(Generic[E, R]):
         endpoints: Endpoints,
         metrics: Metrics,
         *,
-        max_in_flight: int = 2,
+        max_in_flight: int = 1,
         max_batch: int = 32,
         max_queue: int = 2048,
     ) -> None:
@@ -69,6 +69,7 @@ class RemoteStage(Generic[E, R]):
         self._queues: dict[str, deque[_Waiting[E, R]]] = {}  # by release: one RPC has one
         self._tasks: set[asyncio.Task[None]] = set()
         self._retry_tokens = _RETRY_RESERVE
+        self._pumping = False
         endpoints.subscribe(self._set_addresses)
 
     async def call(self, release: str, entry: E, budget: Budget) -> R:
@@ -84,7 +85,7 @@ class RemoteStage(Generic[E, R]):
         self._retry_tokens = min(_RETRY_RESERVE, self._retry_tokens + _RETRY_SHARE)
         waiting: _Waiting[E, R] = _Waiting(entry, budget)
         queue.append(waiting)
-        self._pump()
+        self._pump_soon()
         try:
             async with asyncio.timeout(budget.remaining):
                 return await waiting.future
@@ -116,8 +117,19 @@ class RemoteStage(Generic[E, R]):
         gauge.labels(stage, "up").set(up)
         gauge.labels(stage, "down").set(len(self._replicas) - up)
 
+    def _pump_soon(self) -> None:
+        """Pump once everything that is ready to run now has run.
+
+        The requests of one batch come out of a stage together and reach the next in the same turn
+        of the loop: sent at once, the first would go alone and the others wait for its return.
+        """
+        if not self._pumping:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
     def _pump(self) -> None:
         """Send what waits to replicas that have room, least busy first."""
+        self._pumping = False
         for release, queue in self._queues.items():
             while queue and (replica := self._pick()) is not None:
                 if batch := self._take(queue):
@@ -166,7 +178,7 @@ class RemoteStage(Generic[E, R]):
             _fail(batch, Internal(f"{contract.stage} answered something invalid: {error}"))
         finally:
             replica.in_flight -= 1
-            self._pump()
+            self._pump_soon()
 
     def _attempted(self, outcome: str) -> None:
         self._metrics.stage_attempts.labels(self._contract.stage, outcome).inc()

@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,9 @@ REFERENCE = "d"
 """Whose answers the others' must equal; runs first."""
 CONFIG = '[ranking]\ndevice = "cpu"\n'
 QUIET_CORES = 0.1
+SETTLED_CORES = 0.4
+"""Less than this is busy when a started peer is at rest; Ray alone takes 0.2."""
+SETTLE_SECONDS = 45.0
 
 
 def options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -65,6 +69,13 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     return chosen
 
 
+def settle() -> None:
+    """Wait until a peer's start is over: Ray's helpers go on importing after it answers."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while machine.busy_cores(1.0) > SETTLED_CORES and time.monotonic() < deadline:
+        pass  # busy_cores waits a second
+
+
 class Bench:
     """One run: what is asked, and what was met so far."""
 
@@ -89,6 +100,7 @@ class Bench:
         print(f"round {round}, ({key}) {PEERS[key].name}{warning}", flush=True)
         with running(key, self.subject, self.config) as served:
             self._check(key, served)
+            settle()
             warm = Load(callers=8, seconds=min(3.0, chosen.seconds))
             run(chosen.ghz, served, self.requests, warm)
             for callers in chosen.callers:

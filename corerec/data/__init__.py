@@ -1,4 +1,4 @@
-"""Data sets on disk and in memory: read, check, generate, import, split."""
+"""Data sets on disk and in memory: read, check, generate, import."""
 
 from corerec.data.dataset import Dataset, load_dataset
 

@@ -146,7 +146,8 @@ class Funnel:
                 ranked, timings = result.candidates, result.timings
             except CoreRecError as error:
                 outcome.note("rank", error, "kept the order of retrieval")
-        self._report(outcome, "rank", started, len(sent), min(len(ranked), k), timings)
+        passed_on = min(len(ranked), self._config.rank_k)
+        self._report(outcome, "rank", started, len(sent), passed_on, timings)
         return ranked
 
     async def _rerank(self, query: Query, budget: Budget, outcome: Outcome, explain: bool) -> None:

@@ -37,6 +37,8 @@ class Replica:
         self.address = address
         self.in_flight = 0
         """Stage RPCs now under way."""
+        self.sent = 0
+        """Stage RPCs sent so far."""
         self.up = True
         self._service, self._came_up = service, up
         self._timeouts = 0
@@ -46,6 +48,11 @@ class Replica:
             path, request_serializer=_serialize, response_deserializer=response.FromString
         )
         self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """What to compare replicas by: the least busy first, of these the one used least."""
+        return self.in_flight, self.sent
 
     def succeeded(self) -> None:
         """Note an answered RPC."""

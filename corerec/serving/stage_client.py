@@ -134,13 +134,14 @@ class RemoteStage(Generic[E, R]):
             while queue and (replica := self._pick()) is not None:
                 if batch := self._take(queue):
                     replica.in_flight += 1
+                    replica.sent += 1
                     self._spawn(self._send(release, batch, replica))
 
     def _pick(self) -> Replica | None:
         best: Replica | None = None
         for replica in self._replicas.values():
             free = replica.up and replica.in_flight < self._max_in_flight
-            if free and (best is None or replica.in_flight < best.in_flight):
+            if free and (best is None or replica.load < best.load):
                 best = replica
         return best
 
@@ -173,6 +174,8 @@ class RemoteStage(Generic[E, R]):
             self._attempted("CANCELLED")
             if not left:  # this task itself was cancelled
                 raise
+            if all(w.budget.expired for w in batch):  # nobody left: the replica was too slow
+                replica.timed_out()
         except Exception as error:
             self._attempted("INTERNAL")
             _fail(batch, Internal(f"{contract.stage} answered something invalid: {error}"))
@@ -243,6 +246,7 @@ class RemoteStage(Generic[E, R]):
     async def close(self) -> None:
         """Stop following replicas and close every channel."""
         self._endpoints.close()
+        self._queues.clear()  # nothing is sent any more
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -163,7 +163,9 @@ async def test_a_hanging_replica_is_left_alone_after_a_few_timeouts() -> None:
 async def test_a_full_client_queue_is_refused() -> None:
     faults = Faults(hold=threading.Event())
     async with stage([faults], max_in_flight=1, max_queue=5) as (client, _, _):
-        calls = [asyncio.ensure_future(client.call(RELEASE, entry(), Budget(5))) for _ in range(6)]
+        calls = [asyncio.ensure_future(client.call(RELEASE, entry(), Budget(5)))]
+        await asyncio.sleep(0.1)  # it is under way; what follows waits
+        calls += [asyncio.ensure_future(client.call(RELEASE, entry(), Budget(5))) for _ in "abcde"]
         await asyncio.sleep(0.1)
         with pytest.raises(ResourceExhausted, match="at most 5 entries may wait for rank"):
             await client.call(RELEASE, entry(), Budget(5))

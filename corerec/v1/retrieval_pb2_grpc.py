@@ -49,9 +49,10 @@ class RetrievalServiceServicer:
     def Retrieve(self, request, context):
         """Retrieves candidates for a batch of users.
 
-        The call is OK when the batch could be read; each entry then has its own status:
-        INVALID_ARGUMENT (k, history), FAILED_PRECONDITION (release not held), RESOURCE_EXHAUSTED
-        (queue full), DEADLINE_EXCEEDED (its budget ran out before it was computed).
+        The call fails as a whole with INVALID_ARGUMENT (no entries, or more than 256) and
+        FAILED_PRECONDITION (the release is not held). Otherwise it is OK and each entry has its own
+        status: INVALID_ARGUMENT (k, history), RESOURCE_EXHAUSTED (queue full),
+        DEADLINE_EXCEEDED (its budget ran out before it was computed).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

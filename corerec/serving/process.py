@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -33,26 +33,6 @@ _CHECK_SECONDS = 2.0
 # A core's thread that comes back to Python waits so long for the event loop to let go of the GIL.
 # The default, 5 ms, is more than a stage computes.
 _SWITCH_SECONDS = 0.0005
-
-
-class Process(Protocol):
-    """A replica that can be started, asked and stopped."""
-
-    async def start(self) -> None:
-        """Load, warm, listen, and only then say SERVING."""
-        ...
-
-    def metadata(self) -> dict[str, Any]:
-        """Return what discovery announces: address, metrics address, release, pid."""
-        ...
-
-    async def check(self) -> None:
-        """Raise when the replica does not answer on its serving path."""
-        ...
-
-    async def drain(self) -> None:
-        """Say NOT_SERVING, finish what is in flight, and let everything go."""
-        ...
 
 
 class ServerProcess:

@@ -35,6 +35,8 @@ class Source(IntEnum):
     TWO_TOWER = 1
     POPULAR = 2
     PINNED = 3
+    BERT4REC = 4
+    MATRIX_FACTORIZATION = 5
 
 
 def _no_items() -> Int64s:

@@ -18,19 +18,18 @@ from torch import Generator, Tensor
 from corerec.engines.adam import RowAdam
 from corerec.engines.checkpoint import load_checkpoint, save_checkpoint
 from corerec.engines.losses import full_softmax, sampled_info_nce
-from corerec.engines.two_tower import (
+from corerec.engines.protocols import Report
+from corerec.engines.sequences import Sequences
+from corerec.engines.two_tower_net import (
     ItemContent,
-    TwoTower,
     TwoTowerConfig,
+    TwoTowerNet,
     TwoTowerShape,
     UserInputs,
 )
-from corerec.engines.windows import Batch, Sequences, batches, cut
+from corerec.engines.windows import Batch, batches, cut
 from corerec.errors import ConfigError, InvalidArgument
 from corerec.features import context_features
-
-Report = Callable[[int, int, str], None]
-"""Called with steps done, steps in all, and what to show beside the bar."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ class TwoTowerFitConfig:
 class TwoTowerFit:
     """A trained model and how the training went."""
 
-    model: TwoTower
+    model: TwoTowerNet
     epochs: list[dict[str, float]]
     """Loss and validation score of each epoch."""
     best_epoch: int
@@ -88,7 +87,7 @@ def fit_two_tower(
     fit: TwoTowerFitConfig,
     *,
     seed: int = 0,
-    validate: Callable[[TwoTower], float] | None = None,
+    validate: Callable[[TwoTowerNet], float] | None = None,
     report: Report | None = None,
     checkpoint: Path | None = None,
 ) -> TwoTowerFit:
@@ -124,7 +123,7 @@ class _Trainer:
         self.sequences, self.content, self.users = sequences, content, users
         self.config, self.fit, self.seed = config, fit, seed
         self.device = content.title.device
-        self.model = TwoTower(config, shape, Generator().manual_seed(seed)).to(self.device)
+        self.model = TwoTowerNet(config, shape, Generator().manual_seed(seed)).to(self.device)
         self.optimizer = RowAdam(self.model.parameters(), weight_decay=fit.weight_decay)
         share = np.bincount(sequences.items, minlength=shape.items) / len(sequences.items)
         self.share = torch.from_numpy(share).float().to(self.device)
@@ -143,7 +142,7 @@ class _Trainer:
             self.best_epoch >= 0 and ran - 1 - self.best_epoch >= self.fit.patience
         )
 
-    def epoch(self, report: Report | None, validate: Callable[[TwoTower], float] | None) -> None:
+    def epoch(self, report: Report | None, validate: Callable[[TwoTowerNet], float] | None) -> None:
         number = len(self.epochs)
         # All chance comes from seed and epoch, so a resumed run draws what an unbroken one does.
         rng = np.random.default_rng([self.seed, number])

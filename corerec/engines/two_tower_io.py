@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Generator
 
 from corerec.config import build_config
-from corerec.engines.two_tower import TwoTower, TwoTowerConfig, TwoTowerShape
+from corerec.engines.two_tower_net import TwoTowerConfig, TwoTowerNet, TwoTowerShape
 from corerec.errors import ReleaseError
 
 
@@ -26,7 +26,7 @@ class TwoTowerHeader:
     shape: TwoTowerShape
 
 
-def model_id(model: TwoTower) -> str:
+def model_id(model: TwoTowerNet) -> str:
     """Return a digest of the weights, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -35,7 +35,7 @@ def model_id(model: TwoTower) -> str:
     return digest.hexdigest()[:16]
 
 
-def save_two_tower(model: TwoTower, weights: Path, header: Path) -> str:
+def save_two_tower(model: TwoTowerNet, weights: Path, header: Path) -> str:
     """Write weights and header, and return the model's id."""
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     save_file(state, weights)
@@ -44,7 +44,7 @@ def save_two_tower(model: TwoTower, weights: Path, header: Path) -> str:
     return own.model_id
 
 
-def load_two_tower(weights: Path, header: Path) -> tuple[TwoTower, str]:
+def load_two_tower(weights: Path, header: Path) -> tuple[TwoTowerNet, str]:
     """Return the model, ready to serve, and its id.
 
     Raises:
@@ -56,7 +56,7 @@ def load_two_tower(weights: Path, header: Path) -> tuple[TwoTower, str]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ReleaseError(f"{header}: not readable as JSON: {error}") from None
     own = build_config(TwoTowerHeader, values, source=header)
-    model = TwoTower(own.config, own.shape, Generator().manual_seed(0))
+    model = TwoTowerNet(own.config, own.shape, Generator().manual_seed(0))
     try:
         model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -7,31 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from corerec.engines.sequences import Sequences
 from corerec.errors import InvalidArgument
 from corerec.stages import Int64s
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sequences:
-    """All users' training events, user after user, oldest first."""
-
-    offsets: Int64s
-    """(U + 1,) events of user row u are offsets[u]..offsets[u + 1]."""
-    items: Int64s
-    """(E,) item numbers."""
-    times: Int64s
-    """(E,) microseconds since 1970; the order when the data has no times."""
-
-    @classmethod
-    def of(cls, users: Int64s, items: Int64s, times: Int64s, user_count: int) -> Sequences:
-        """Return the sequences of events given in time order, of any mixture of users."""
-        order = np.argsort(users, kind="stable")
-        counts = np.bincount(users, minlength=user_count)
-        return cls(
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            items=items[order].astype(np.int64),
-            times=times[order].astype(np.int64),
-        )
 
 
 @dataclass(frozen=True)

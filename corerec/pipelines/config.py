@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from corerec.config import build_config, load_config, read_toml
-from corerec.engines.two_tower import TwoTowerConfig
 from corerec.engines.two_tower_fit import TwoTowerFitConfig
+from corerec.engines.two_tower_net import TwoTowerConfig
 from corerec.errors import ConfigError
 from corerec.pipelines.mining import MiningConfig
 from corerec.pipelines.slices import SliceConfig

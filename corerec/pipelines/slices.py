@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corerec.data.dataset import Dataset
-from corerec.engines.windows import Sequences
+from corerec.engines.sequences import Sequences
 from corerec.errors import ConfigError
 from corerec.evaluation.cases import Cases
 from corerec.stages import Int64s
@@ -99,7 +99,11 @@ class Events:
         """Return what the two-tower learns from."""
         own = self.slices == Slice.TOWER
         return Sequences.of(
-            self.users[own], self.items[own], self.times[own], len(self.offsets) - 1
+            self.users[own],
+            self.items[own],
+            self.times[own],
+            user_count=len(self.offsets) - 1,
+            item_count=self.item_count,
         )
 
     def before(self, stop: Slice) -> NDArray[np.bool_]:

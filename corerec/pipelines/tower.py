@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from corerec.engines.two_tower import (
+from corerec.engines.two_tower_fit import TwoTowerFit, fit_two_tower
+from corerec.engines.two_tower_io import model_id
+from corerec.engines.two_tower_net import (
     ItemContent,
-    TwoTower,
+    TwoTowerNet,
     TwoTowerShape,
     UserInputs,
     item_vectors,
 )
-from corerec.engines.two_tower_fit import TwoTowerFit, fit_two_tower
-from corerec.engines.two_tower_io import model_id
 from corerec.evaluation.cases import Cases
 from corerec.features import FeatureSchema, ItemFeatures, UserFeatures
 from corerec.pipelines.config import TrainConfig
@@ -56,7 +56,7 @@ def train_tower(
         config.evaluation.tower_cases, np.random.default_rng([config.seed, 101])
     )
 
-    def validate(model: TwoTower) -> float:
+    def validate(model: TwoTowerNet) -> float:
         encoder, vectors = _encode(model, content)
         return recall(cases, encoder, vectors, users, config.evaluation.tower_recall_at)
 
@@ -106,6 +106,6 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def _encode(model: TwoTower, content: ItemContent) -> tuple[QueryEncoder, Float32s]:
+def _encode(model: TwoTowerNet, content: ItemContent) -> tuple[QueryEncoder, Float32s]:
     base = model.item_base(content)
     return QueryEncoder(model, base), item_vectors(base).cpu().numpy()

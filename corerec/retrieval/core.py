@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from corerec.engines.two_tower import ItemContent, TwoTower
 from corerec.engines.two_tower_io import load_two_tower
+from corerec.engines.two_tower_net import ItemContent, TwoTowerNet
 from corerec.errors import CoreRecError, InvalidArgument, ReleaseError
 from corerec.features import FeatureSchema, ItemFeatures, UserIndex
 from corerec.release import Release
@@ -206,6 +206,6 @@ def check_history(user: UserContext) -> None:
         raise InvalidArgument(f"now must be microseconds since 1970, >= 0, got {user.now}")
 
 
-def _encoder(model: TwoTower, features: ItemFeatures, threads: int) -> QueryEncoder:
+def _encoder(model: TwoTowerNet, features: ItemFeatures, threads: int) -> QueryEncoder:
     torch.set_num_threads(threads)
     return QueryEncoder(model, model.item_base(ItemContent.of(features)))

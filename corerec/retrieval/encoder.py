@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from corerec.engines.two_tower import TwoTower, UserInputs
+from corerec.engines.two_tower_net import TwoTowerNet, UserInputs
 from corerec.features import UserFeatures, context_features
 from corerec.stages import Float32s, Int64s
 
@@ -19,8 +19,8 @@ from corerec.stages import Float32s, Int64s
 class QueryEncoder:
     """Encodes batches of users; keys and values of every item are computed once."""
 
-    def __init__(self, model: TwoTower, base: Tensor) -> None:
-        """Make the tables from `base`, (N + 1, D) of `TwoTower.item_base`."""
+    def __init__(self, model: TwoTowerNet, base: Tensor) -> None:
+        """Make the tables from `base`, (N + 1, D) of `TwoTowerNet.item_base`."""
         self.model = model.eval()
         self.length = model.config.history_length
         self.start = model.shape.items

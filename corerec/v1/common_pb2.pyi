@@ -13,10 +13,14 @@ class CandidateSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CANDIDATE_SOURCE_TWO_TOWER: _ClassVar[CandidateSource]
     CANDIDATE_SOURCE_POPULAR: _ClassVar[CandidateSource]
     CANDIDATE_SOURCE_PINNED: _ClassVar[CandidateSource]
+    CANDIDATE_SOURCE_BERT4REC: _ClassVar[CandidateSource]
+    CANDIDATE_SOURCE_MATRIX_FACTORIZATION: _ClassVar[CandidateSource]
 CANDIDATE_SOURCE_UNSPECIFIED: CandidateSource
 CANDIDATE_SOURCE_TWO_TOWER: CandidateSource
 CANDIDATE_SOURCE_POPULAR: CandidateSource
 CANDIDATE_SOURCE_PINNED: CandidateSource
+CANDIDATE_SOURCE_BERT4REC: CandidateSource
+CANDIDATE_SOURCE_MATRIX_FACTORIZATION: CandidateSource
 
 class UserContext(_message.Message):
     __slots__ = ("user_id", "attributes", "history_count", "history_item_numbers", "history_event_times_micros", "request_time_micros")

@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from corerec.engines.adam import RowAdam
-from corerec.engines.two_tower import (
+from corerec.engines.sequences import Sequences
+from corerec.engines.two_tower_fit import TwoTowerFit, TwoTowerFitConfig, fit_two_tower
+from corerec.engines.two_tower_io import load_two_tower, save_two_tower
+from corerec.engines.two_tower_net import (
     ItemContent,
-    TwoTower,
     TwoTowerConfig,
+    TwoTowerNet,
     TwoTowerShape,
     UserInputs,
     item_vectors,
 )
-from corerec.engines.two_tower_fit import TwoTowerFit, TwoTowerFitConfig, fit_two_tower
-from corerec.engines.two_tower_io import load_two_tower, save_two_tower
-from corerec.engines.windows import Sequences, batches, cut
+from corerec.engines.windows import batches, cut
 from corerec.errors import InvalidArgument, ReleaseError
 from corerec.features import UserFeatures
 from corerec.retrieval.encoder import QueryEncoder
@@ -58,7 +59,13 @@ def _sequences() -> Sequences:
     users = np.repeat(np.arange(USERS), 14)
     steps = np.tile(np.arange(14), USERS)
     start = np.random.default_rng(1).integers(0, ITEMS, USERS)
-    return Sequences.of(users, (start[users] + steps) % ITEMS, steps * 3_600_000_000, USERS)
+    return Sequences.of(
+        users,
+        (start[users] + steps) % ITEMS,
+        steps * 3_600_000_000,
+        user_count=USERS,
+        item_count=ITEMS,
+    )
 
 
 def _users() -> UserInputs:
@@ -77,7 +84,7 @@ def _fit(fit: TwoTowerFitConfig = FIT, **kwargs: object) -> TwoTowerFit:
     )
 
 
-def _same(a: TwoTower, b: TwoTower) -> bool:
+def _same(a: TwoTowerNet, b: TwoTowerNet) -> bool:
     left, right = a.state_dict(), b.state_dict()
     return all(torch.equal(left[name], right[name]) for name in left)
 
@@ -85,7 +92,9 @@ def _same(a: TwoTower, b: TwoTower) -> bool:
 def test_windows_cover_every_event_once() -> None:
     rng = np.random.default_rng(3)
     users = np.sort(rng.integers(0, 20, 300))
-    sequences = Sequences.of(users, rng.integers(0, ITEMS, 300), np.arange(300), 21)
+    sequences = Sequences.of(
+        users, rng.integers(0, ITEMS, 300), np.arange(300), user_count=21, item_count=ITEMS
+    )
     windows = cut(sequences, 7, 10**9, rng)
     covered = np.concatenate(
         [np.arange(f, f + n) for f, n in zip(windows.first, windows.length, strict=True)]
@@ -114,7 +123,7 @@ def test_the_limit_on_examples_holds() -> None:
 def test_no_interactions_are_refused() -> None:
     empty = np.empty(0, np.int64)
     with pytest.raises(InvalidArgument, match="at least one interaction, got 0"):
-        cut(Sequences.of(empty, empty, empty, 3), 6, 100, np.random.default_rng(0))
+        cut(Sequences.of(empty, empty, empty, user_count=3), 6, 100, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("full_below", [0, 1000])

@@ -239,7 +239,7 @@ class UserTower(nn.Module):
         return out
 
 
-class TwoTower(nn.Module):
+class TwoTowerNet(nn.Module):
     """Both towers; the item embedding serves the history and the candidates alike."""
 
     def __init__(self, config: TwoTowerConfig, shape: TwoTowerShape, generator: Generator) -> None:
@@ -258,7 +258,7 @@ class TwoTower(nn.Module):
 
 
 def item_vectors(base: Tensor) -> Tensor:
-    """Return the unit vectors (N, D) of items from `TwoTower.item_base`, without the start row."""
+    """Return the unit vectors (N, D) of items from `TwoTowerNet.item_base`, without the start row."""
     return F.normalize(base[:-1], dim=-1)
 
 

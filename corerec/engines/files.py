@@ -9,12 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from corerec.config import build_config
-from corerec.errors import ReleaseError
+from corerec.errors import FailedPrecondition, ReleaseError
 
 FORMAT = 1
 T = TypeVar("T")
@@ -33,7 +34,12 @@ def save_model(folder: Path, kind: str, header: Any, tensors: Mapping[str, Tenso
     """Write `<kind>.safetensors` and `<kind>.json` and return the weights' digest.
 
     `header` is a dataclass of everything besides weights, nested dataclasses allowed.
+
+    Raises:
+        FailedPrecondition: when a weight is not finite, before anything is written.
     """
+    if (wrong := not_finite(tensors)) is not None:
+        raise FailedPrecondition(f"weights must be finite to be saved, got NaN or Inf in {wrong}")
     folder.mkdir(parents=True, exist_ok=True)
     own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     save_file(own, folder / f"{kind}.safetensors")
@@ -71,4 +77,14 @@ def load_model(folder: Path, kind: str, header: type[T]) -> tuple[T, dict[str, T
             f"{weights}: must be the weights of {named.get('model_id')}, "
             f"as {path.name} says, got {found}"
         )
+    if (wrong := not_finite(tensors)) is not None:
+        raise ReleaseError(f"{weights}: weights must be finite, got NaN or Inf in {wrong}")
     return own, tensors, found
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the name of a tensor with a NaN or Inf in it, None when there is none."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            return name
+    return None

@@ -48,7 +48,7 @@ def build_config(cls: type[T], values: Mapping[str, Any], source: Path | str = "
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        place = _place(source, [str(part) for part in first["loc"]])
+        place = place_of(source, [str(part) for part in first["loc"]])
         raise ConfigError(f"{place}: {key}: {first['msg']}, got {first['input']!r}") from None
 
 
@@ -71,12 +71,12 @@ def _refuse_unknown(
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {sorted(known)}"
-            raise ConfigError(f"{_place(source, path)}: unknown key {'.'.join(path)!r}; {hint}")
+            raise ConfigError(f"{place_of(source, path)}: unknown key {'.'.join(path)!r}; {hint}")
         if is_dataclass(hints[key]) and isinstance(value, Mapping):
             _refuse_unknown(hints[key], value, source, path)
 
 
-def _place(source: Path | str, key: tuple[str, ...] | list[str]) -> str:
+def place_of(source: Path | str, key: tuple[str, ...] | list[str]) -> str:
     """Return `file:line` of a key where a plain search finds it, else the file."""
     if not isinstance(source, Path):
         return str(source)

@@ -118,7 +118,7 @@ def read_config(
     if path is not None:
         # Read alone first, so that a mistake is reported with its file and line.
         load_config(TrainConfig, path)
-        _merge(values, read_toml(path))
+        merge(values, read_toml(path))
     given = {"seed": seed, "threads": threads}
     values |= {name: value for name, value in given.items() if value is not None}
     if epochs is not None:
@@ -127,9 +127,10 @@ def read_config(
     return build_config(TrainConfig, values, source=path or "arguments")
 
 
-def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+def merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Put `changes` in the place of what `values` holds, table by table."""
     for key, value in changes.items():
         if isinstance(value, Mapping):
-            _merge(values[key], value)
+            merge(values[key], value)
         else:
             values[key] = value

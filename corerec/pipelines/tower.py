@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +49,12 @@ def train_tower(
     *,
     checkpoint: Path | None = None,
     report: Report | None = None,
+    heard: Callable[[float], None] | None = None,
 ) -> Tower:
-    """Return the two-tower of the first slice; `users` is the table of all users."""
+    """Return the two-tower of the first slice; `users` is the table of all users.
+
+    `heard` is given the validation recall of each epoch as it ends.
+    """
     device = pick_device(config.device)
     content = ItemContent.of(features, device)
     cases = events.cases(Slice.VALIDATION).sample(
@@ -58,7 +63,10 @@ def train_tower(
 
     def validate(model: TwoTowerNet) -> float:
         encoder, vectors = _encode(model, content)
-        return recall(cases, encoder, vectors, users, config.evaluation.tower_recall_at)
+        found = recall(cases, encoder, vectors, users, config.evaluation.tower_recall_at)
+        if heard is not None:
+            heard(found)
+        return found
 
     fit = fit_two_tower(
         events.sequences(),

@@ -60,7 +60,7 @@ def train_release(
     work.mkdir(parents=True, exist_ok=True)
     with steps.step("Read data"):
         dataset = load_dataset(dataset_dir, unknown_items=config.unknown_items)
-        parts = _prepare(dataset, config)
+        parts = prepare(dataset, config)
     with steps.step("Train two-tower") as report:
         tower = train_tower(
             parts.events,
@@ -96,7 +96,9 @@ def train_release(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Parts:
+class Parts:
+    """What every step of a training reads."""
+
     dataset: Dataset
     events: Events
     schema: FeatureSchema
@@ -105,7 +107,8 @@ class _Parts:
     """The table of all users; row 0 is the unknown one."""
 
 
-def _prepare(dataset: Dataset, config: TrainConfig) -> _Parts:
+def prepare(dataset: Dataset, config: TrainConfig) -> Parts:
+    """Slice the events and fit the features. Raises DataError when a slice is empty."""
     events = Events.of(dataset, config.slices)
     for own in Slice:
         if not (events.slices == own).any():
@@ -116,7 +119,7 @@ def _prepare(dataset: Dataset, config: TrainConfig) -> _Parts:
                 value=f"{len(events.users)} interactions",
             )
     schema = FeatureSchema.fit(dataset, history_length=config.ranker_history)
-    return _Parts(
+    return Parts(
         dataset=dataset,
         events=events,
         schema=schema,
@@ -125,7 +128,7 @@ def _prepare(dataset: Dataset, config: TrainConfig) -> _Parts:
     )
 
 
-def _index(parts: _Parts, tower: Tower, config: TrainConfig) -> ItemIndex:
+def _index(parts: Parts, tower: Tower, config: TrainConfig) -> ItemIndex:
     """Build the index; its recall is measured on queries of the validation slice."""
     cases = parts.events.cases(Slice.VALIDATION)
     cases = cases.sample(512, np.random.default_rng([config.seed, 102]))
@@ -143,7 +146,7 @@ def _index(parts: _Parts, tower: Tower, config: TrainConfig) -> ItemIndex:
 
 
 def _train_ranker(
-    parts: _Parts, tower: Tower, index: ItemIndex, config: TrainConfig, work: Path, steps: Steps
+    parts: Parts, tower: Tower, index: ItemIndex, config: TrainConfig, work: Path, steps: Steps
 ) -> RankerFit:
     events = parts.events
     learned = events.before(Slice.RANKER)
@@ -189,7 +192,7 @@ def _train_ranker(
 
 
 def _mine(
-    parts: _Parts,
+    parts: Parts,
     tower: Tower,
     index: ItemIndex,
     config: TrainConfig,

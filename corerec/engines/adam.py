@@ -27,8 +27,15 @@ class RowAdam:
         betas: tuple[float, float] = (0.9, 0.98),
         epsilon: float = 1e-8,
         weight_decay: float = 0.0,
+        rows: Iterable[nn.Parameter] = (),
     ) -> None:
+        """Optimise `parameters`; of those in `rows` a row that a step did not use stays as it is.
+
+        Parameters with sparse gradients need not be named: only their used rows are touched.
+        """
         self.parameters = list(parameters)
+        named = {id(parameter) for parameter in rows}
+        self._row_wise = {i for i, own in enumerate(self.parameters) if id(own) in named}
         self.betas, self.epsilon, self.weight_decay = betas, epsilon, weight_decay
         self.steps = 0
         self.means = [torch.zeros_like(p) for p in self.parameters]
@@ -40,28 +47,62 @@ class RowAdam:
             parameter.grad = None
 
     @torch.no_grad()
-    def step(self, rate: float, max_norm: float) -> None:
-        """Move along the gradients, scaled down together where their norm is above `max_norm`."""
+    def step(self, rate: float, max_norm: float = math.inf) -> None:
+        """Move along the gradients, scaled down together where their norm is above `max_norm`.
+
+        Nothing is read back from the device, so a GPU is never waited for; only sparse gradients
+        on one are (joining equal rows asks how many are left): make embeddings dense there and
+        name them in `rows`.
+        """
         self.steps += 1
         grads = [p.grad.coalesce() if p.grad is not None and p.grad.is_sparse else p.grad
                  for p in self.parameters]  # fmt: skip
-        squared = [_dense(g).square().sum() for g in grads if g is not None]
-        norm = float(torch.stack(squared).sum().sqrt()) if squared else 0.0
-        scale = max_norm / norm if norm > max_norm else 1.0
-        for parameter, grad, mean, square in zip(
-            self.parameters, grads, self.means, self.squares, strict=True
-        ):
+        scale = None if math.isinf(max_norm) else _scale(grads, max_norm)
+        for place, (parameter, grad) in enumerate(zip(self.parameters, grads, strict=True)):
             if grad is None:
                 continue
-            if not grad.is_sparse:
-                change = self._change(grad * scale, mean, square, rate)
-                parameter.mul_(1 - rate * self.weight_decay).add_(change)
+            mean, square = self.means[place], self.squares[place]
+            if grad.is_sparse:
+                self._some_rows(parameter, grad, scale, mean, square, rate)
                 continue
-            rows = grad.indices()[0]
-            own_mean, own_square = mean[rows], square[rows]
-            change = self._change(grad.values() * scale, own_mean, own_square, rate)
-            mean[rows], square[rows] = own_mean, own_square
-            parameter[rows] = parameter[rows] * (1 - rate * self.weight_decay) + change
+            if scale is not None:
+                grad = grad * scale
+            if place in self._row_wise:
+                self._used_rows(parameter, grad, mean, square, rate)
+                continue
+            change = self._change(grad, mean, square, rate)
+            parameter.mul_(1 - rate * self.weight_decay).add_(change)
+
+    def _some_rows(
+        self,
+        parameter: Tensor,
+        grad: Tensor,
+        scale: Tensor | None,
+        mean: Tensor,
+        square: Tensor,
+        rate: float,
+    ) -> None:
+        rows, values = grad.indices()[0], grad.values()
+        own_mean, own_square = mean.index_select(0, rows), square.index_select(0, rows)
+        change = self._change(
+            values if scale is None else values * scale, own_mean, own_square, rate
+        )
+        mean.index_copy_(0, rows, own_mean)
+        square.index_copy_(0, rows, own_square)
+        own = parameter.index_select(0, rows).mul_(1 - rate * self.weight_decay).add_(change)
+        parameter.index_copy_(0, rows, own)
+
+    def _used_rows(
+        self, parameter: Tensor, grad: Tensor, mean: Tensor, square: Tensor, rate: float
+    ) -> None:
+        """Do what a sparse gradient would: a row whose gradient is all zero was not used."""
+        used = (grad != 0).flatten(1).any(1).view(-1, *[1] * (grad.dim() - 1))
+        own_mean, own_square = mean.clone(), square.clone()
+        change = self._change(grad, own_mean, own_square, rate)
+        mean.copy_(torch.where(used, own_mean, mean))
+        square.copy_(torch.where(used, own_square, square))
+        moved = parameter * (1 - rate * self.weight_decay) + change
+        parameter.copy_(torch.where(used, moved, parameter))
 
     def _change(self, grad: Tensor, mean: Tensor, square: Tensor, rate: float) -> Tensor:
         """Return what to add to the parameter; moments are updated in place."""
@@ -85,6 +126,14 @@ class RowAdam:
         for name, group in (("mean", self.means), ("square", self.squares)):
             for i, tensor in enumerate(group):
                 tensor.copy_(tensors[f"{name}.{i}"])
+
+
+def _scale(grads: list[Tensor | None], max_norm: float) -> Tensor | None:
+    """Return what brings the norm of all gradients to at most `max_norm`, on their device."""
+    squared = [_dense(g).square().sum() for g in grads if g is not None]
+    if not squared:
+        return None
+    return (max_norm / torch.stack(squared).sum().sqrt()).clamp(max=1.0)
 
 
 def _dense(grad: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reads TOML into frozen dataclasses: types and ranges checked, unknown keys refused by name."""
+"""Reads TOML into frozen dataclasses, types and ranges checked, unknown keys refused; writes it."""
 
 from __future__ import annotations
 
@@ -50,6 +50,27 @@ def build_config(cls: type[T], values: Mapping[str, Any], source: Path | str = "
         key = ".".join(str(part) for part in first["loc"])
         place = place_of(source, [str(part) for part in first["loc"]])
         raise ConfigError(f"{place}: {key}: {first['msg']}, got {first['input']!r}") from None
+
+
+def write_toml(path: Path, values: Mapping[str, Any], heading: str = "") -> None:
+    """Write nested tables of plain values as TOML that `read_toml` gives back, None left out.
+
+    `heading` becomes comment lines at the top.
+    """
+    lines = [f"# {line}" for line in heading.splitlines()]
+    path.write_text("\n".join([*lines, *_table_lines(values, ())]).lstrip("\n") + "\n")
+
+
+def _table_lines(values: Mapping[str, Any], above: tuple[str, ...]) -> list[str]:
+    # JSON writes strings, numbers, booleans and lists of them exactly as TOML does.
+    given = {key: value for key, value in values.items() if value is not None}
+    plain = {key: value for key, value in given.items() if not isinstance(value, Mapping)}
+    lines = ["", f"[{'.'.join(above)}]"] if above and plain else []
+    lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
+    for key, value in given.items():
+        if isinstance(value, Mapping):
+            lines += _table_lines(value, (*above, key))
+    return lines
 
 
 def _adapter(cls: type[T]) -> TypeAdapter[T]:

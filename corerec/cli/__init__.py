@@ -33,10 +33,11 @@ def _root(
 
 
 def _add_commands() -> None:
-    from corerec.cli import ask, data, serve, train
+    from corerec.cli import ask, data, serve, train, tune
 
     commands: tuple[Callable[..., None], ...] = (
         train.train,
+        tune.tune,
         serve.serve,
         serve.status,
         serve.stop,

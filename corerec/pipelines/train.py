@@ -231,13 +231,20 @@ def _use_threads(config: TrainConfig) -> None:
     omp.omp_set_num_threads(thread_count(config))
 
 
-def _fingerprint(dataset_dir: Path, config: TrainConfig) -> str:
-    """Return a digest of the data files and the config: what may share checkpoints."""
-    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
+def data_digest(dataset_dir: Path) -> str:
+    """Return a digest of the files of a data set folder, 12 hexadecimal digits."""
+    digest = hashlib.sha256()
     for path in sorted(p for p in dataset_dir.glob("*") if p.is_file()):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+def _fingerprint(dataset_dir: Path, config: TrainConfig) -> str:
+    """Return a digest of the data files and the config: what may share checkpoints."""
+    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
+    digest.update(data_digest(dataset_dir).encode())
     return digest.hexdigest()[:12]
 
 

@@ -1,0 +1,1 @@
+"""Hyper-parameter search with Ray Tune: what `corerec tune` runs."""

@@ -1,0 +1,120 @@
+"""What a trial trains: one objective a model, a whole training that tells each epoch's score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from corerec.config import build_config
+from corerec.distributed.tune.space import nested
+from corerec.engines.checkpoint import load_checkpoint
+from corerec.errors import ConfigError, NotFound
+from corerec.pipelines.config import PRESETS, TrainConfig, merge
+
+Heard = Callable[[int, float], None]
+"""Called with the epoch, from 1, and its validation score, higher is better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """How one model is tuned."""
+
+    metric: str
+    """What the scores are."""
+    tables: tuple[str, ...]
+    """The tables of TrainConfig that decide this model."""
+    epochs: str
+    """Dotted field with the most epochs of a trial."""
+    fixed: Mapping[str, Any]
+    """Dotted fields that `epochs` asked for by name sets besides, so that nothing takes it back."""
+    space: Mapping[str, Mapping[str, Any]]
+    """The search space where none is given."""
+    run: Callable[[Path, TrainConfig, Path, Heard], None]
+    """Trains on a data set folder with a config, its checkpoint at a path."""
+
+
+def _two_tower(data: Path, config: TrainConfig, checkpoint: Path, heard: Heard) -> None:
+    from corerec.data.dataset import load_dataset
+    from corerec.pipelines.tower import train_tower
+    from corerec.pipelines.train import prepare
+
+    scores = _earlier(checkpoint, "validation", heard)
+
+    def one(score: float) -> None:
+        scores.append(score)
+        heard(len(scores), score)
+
+    parts = prepare(load_dataset(data, unknown_items=config.unknown_items), config)
+    train_tower(
+        parts.events,
+        parts.schema,
+        parts.features,
+        parts.users,
+        config,
+        checkpoint=checkpoint,
+        heard=one,
+    )
+
+
+def _earlier(checkpoint: Path, key: str, heard: Heard) -> list[float]:
+    """Tell, and return, the scores of the epochs that a checkpoint has behind it."""
+    found = load_checkpoint(checkpoint)
+    scores = [float(entry[key]) for entry in found[1]["epochs"]] if found is not None else []
+    for epoch, score in enumerate(scores, 1):
+        heard(epoch, score)
+    return scores
+
+
+OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
+    {
+        "two_tower": Objective(
+            metric="validation recall",
+            tables=("two_tower", "two_tower_fit"),
+            epochs="two_tower_fit.epochs",
+            fixed={"two_tower_fit.max_examples": 10**12},
+            space={
+                "two_tower": {
+                    "dim": {"choice": [32, 64, 128]},
+                    "history_length": {"choice": [20, 50, 100]},
+                    "temperature": {"log_uniform": [0.03, 0.15]},
+                    "dropout": {"uniform": [0.0, 0.3]},
+                    "id_dropout": {"uniform": [0.0, 0.3]},
+                },
+                "two_tower_fit": {"learning_rate": {"log_uniform": [1e-3, 1e-2]}},
+            },
+            run=_two_tower,
+        ),
+    }
+)
+
+
+def objective_of(model: str) -> Objective:
+    """Return how a model is tuned. Raises NotFound naming those that can be."""
+    if model not in OBJECTIVES:
+        raise NotFound(f"a model to tune must be one of {sorted(OBJECTIVES)}, got {model!r}")
+    return OBJECTIVES[model]
+
+
+def base_config(
+    objective: Objective,
+    *,
+    preset: str = "default",
+    epochs: int | None = None,
+    threads: int | None = None,
+) -> TrainConfig:
+    """Return what the trials of an objective share: a preset with the arguments in its place.
+
+    Raises:
+        ConfigError: for an unknown preset or a value out of range.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"preset must be one of {sorted(PRESETS)}, got {preset!r}")
+    values = asdict(PRESETS[preset]())
+    if threads is not None:
+        values["threads"] = threads
+    if epochs is not None:
+        merge(values, nested({objective.epochs: epochs, **objective.fixed}))
+    return build_config(TrainConfig, values, source="arguments")

@@ -34,7 +34,7 @@ class Subject:
 
     def describe(self) -> dict[str, Any]:
         """Return what was served, without paths."""
-        index = json.loads(self.release.file("index.json").read_text())
+        index = json.loads(self.release.file("two_tower_index.json").read_text())
         info = self.release.info
         return {
             "release": self.release.id,

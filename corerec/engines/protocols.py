@@ -2,7 +2,7 @@
 
 A retrieval model puts users and items into one space and scores by the dot product; it serves over
 the same index as any other. A model of your own needs two methods: `fit` and, as a retriever,
-`retrieve`, or, as a ranker, `score`.
+`retrieve`, as a ranker, `score`, or, as a reranker, `rerank`.
 """
 
 # B users, N items, D width of the space, n candidates
@@ -48,6 +48,22 @@ class Ranker(Protocol):
         """Return a score for each candidate, higher is better, in the order given.
 
         Shapes: candidates, for each user (n,) item numbers; the result has the same shapes.
+        """
+        ...
+
+
+@runtime_checkable
+class Reranker(Protocol):
+    """Anything that turns ranked candidates into the final list."""
+
+    def fit(self, data: Any, /) -> Any:
+        """Learn from a Dataset."""
+        ...
+
+    def rerank(self, candidates: Sequence[Candidates], k: int) -> Sequence[Candidates]:
+        """Return the final list of each ranked list, at most `k`, best first.
+
+        Items may be left out and their order and scores changed; none may be added.
         """
         ...
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from corerec.config import build_config, load_config, read_toml
+from corerec.engines.bert4rec_fit import BERT4RecFitConfig
+from corerec.engines.bert4rec_net import BERT4RecConfig
 from corerec.engines.two_tower_fit import TwoTowerFitConfig
 from corerec.engines.two_tower_net import TwoTowerConfig
 from corerec.errors import ConfigError
@@ -16,7 +18,7 @@ from corerec.pipelines.slices import SliceConfig
 from corerec.ranking.model import RankingModelConfig
 from corerec.ranking.train import RankerFitConfig
 from corerec.retrieval.index import IndexConfig
-from corerec.retrieval.options import RetrievalOptions
+from corerec.retrieval.options import KINDS, RetrievalOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +28,9 @@ class EvaluationConfig:
     cases: int = 1_500
     """Most test cases, drawn at random."""
     tower_cases: int = 2_000
-    """Most validation cases that stop the two-tower's training."""
+    """Most validation cases that stop the training of a source."""
     tower_recall_at: int = 100
-    """The k of the recall that stops the two-tower's training."""
+    """The k of the recall that stops the training of a source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +48,13 @@ class TrainConfig:
     ranker_history: int = 50
     """Newest events of a user that the ranker looks at."""
     slices: SliceConfig = field(default_factory=SliceConfig)
+    sources: tuple[str, ...] = ("two_tower",)
+    """Models that retrieval asks: two_tower, bert4rec, matrix_factorization. The first of these
+    that is there is the primary one: its dot products are the candidates' scores."""
     two_tower: TwoTowerConfig = field(default_factory=TwoTowerConfig)
     two_tower_fit: TwoTowerFitConfig = field(default_factory=TwoTowerFitConfig)
+    bert4rec: BERT4RecConfig = field(default_factory=BERT4RecConfig)
+    bert4rec_fit: BERT4RecFitConfig = field(default_factory=BERT4RecFitConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     mining: MiningConfig = field(default_factory=MiningConfig)
     ranking: RankingModelConfig = field(default_factory=RankingModelConfig)
@@ -60,6 +67,10 @@ class TrainConfig:
         for name, least in (("seed", 0), ("threads", 0), ("ranker_history", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if wrong := [kind for kind in self.sources if kind not in KINDS]:
+            raise ConfigError(f"sources must be among {list(KINDS)}, got {wrong}")
+        if len(set(self.sources)) < len(self.sources):
+            raise ConfigError(f"sources must each be named once, got {list(self.sources)}")
 
     @classmethod
     def tiny(cls) -> TrainConfig:

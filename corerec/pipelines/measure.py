@@ -11,64 +11,120 @@ from typing import Any
 import numpy as np
 
 from corerec.errors import DataError, ReleaseError
+from corerec.evaluation import metrics
+from corerec.evaluation.cases import Cases
 from corerec.evaluation.funnel import Funnel, evaluate
 from corerec.pipelines.config import TrainConfig
+from corerec.pipelines.own import OwnRanking, OwnRerank
 from corerec.pipelines.progress import Report
 from corerec.pipelines.slices import Slice
-from corerec.pipelines.tables import user_attributes
-from corerec.pipelines.write import Trained, write_release
+from corerec.pipelines.write import Own, Trained, write_release
 from corerec.ranking.core import RankingCore
 from corerec.release import Release
 from corerec.rerank import RerankCore
 from corerec.retrieval.core import RetrievalCore
-from corerec.stages import RankEntry, RerankEntry, RetrieveEntry, UserContext
+from corerec.retrieval.sources import ListSource
+from corerec.stages import (
+    RankEntry,
+    RankResult,
+    RerankEntry,
+    RerankResult,
+    RetrieveEntry,
+    StageCore,
+    UserContext,
+)
+
+_BATCH = 32
 
 
 def measure(trained: Trained, work: Path, report: Report) -> dict[str, Any]:
     """Return the metrics of the serving cores over a release that ends where the test begins."""
-    events, config = trained.events, trained.config
+    parts, config = trained.parts, trained.config
+    events = parts.events
     before = events.before(Slice.TEST)
     folder = work / "measured"
     shutil.rmtree(folder, ignore_errors=True)
-    path = write_release(folder, trained, known=before, metrics={})
-    release = Release.open(path)
+    release = Release.open(write_release(folder, trained, known=before, metrics={}))
     cases = events.cases(Slice.TEST).sample(
         config.evaluation.cases, np.random.default_rng([config.seed, 103])
     )
     if not len(cases):
         raise DataError(
             "the test slice must have a user's first interaction with an item, all are repeats",
-            file=trained.dataset.root,
+            file=parts.dataset.root,
         )
-    funnel = load_funnel(release, config)
+    core = load_retrieval(release, config, trained.own)
     found = evaluate(
-        funnel,
+        _funnel(core, release, config, trained.own),
         cases,
-        user_ids=trained.dataset.users["user_id"].to_list(),
-        attributes=user_attributes(trained.dataset),
+        user_ids=parts.user_ids,
+        attributes=parts.attributes,
         counts=np.bincount(events.items[before], minlength=events.item_count),
         report=lambda done, total: report(done, total, "test cases"),
     )
-    found["ranker"] |= {"logloss": trained.ranker.logloss, "auc_sampled": trained.ranker.auc}
-    found["ranker"]["logloss_constant"] = _constant_logloss(config)
-    fit = trained.tower.fit
-    found["two_tower"] = {"epochs": fit.epochs, "best_epoch": fit.best_epoch}
-    found["ranker_fit"] = {
-        "epochs": trained.ranker.epochs,
-        "best_epoch": trained.ranker.best_epoch,
-    }
-    found["index"] = asdict(trained.index.info)
+    found["sources"] = _sources(trained, core, cases, report)
+    if trained.ranker is not None:
+        found["ranker"] |= {"logloss": trained.ranker.logloss, "auc_sampled": trained.ranker.auc}
+        found["ranker"]["logloss_constant"] = _constant_logloss(config)
+        found["ranker_fit"] = {
+            "epochs": trained.ranker.epochs,
+            "best_epoch": trained.ranker.best_epoch,
+        }
     return found
 
 
-def load_funnel(release: Release, config: TrainConfig) -> Funnel:
-    """Return the three cores of a release, with all the threads of the training."""
-    threads = thread_count(config)
-    return Funnel(
-        retrieval=RetrievalCore.load(release, config=config.retrieval, threads=threads),
-        ranking=RankingCore.load(release, device="cpu", threads=threads),
-        rerank=RerankCore.load(release),
+def _sources(
+    trained: Trained, core: RetrievalCore, cases: Cases, report: Report
+) -> dict[str, dict[str, Any]]:
+    """Return each source's recall without the others and the popular list, and its training."""
+    trainings = {own.source.kind: own for own in trained.sources}
+    found: dict[str, dict[str, Any]] = {}
+    for source in core.sources:
+        lists = []
+        for start in range(0, len(cases), _BATCH):
+            rows = np.arange(start, min(start + _BATCH, len(cases)))
+            users = trained.parts.contexts(cases, rows)
+            seen = [user.items for user in users]
+            lists.append(source.search(users, source.encode(users), 500, seen))
+            report(int(rows[-1]) + 1, len(cases), source.kind)
+        ranks = metrics.ranks_of(np.concatenate(lists), cases.right)
+        found[source.kind] = {f"recall@{k}": metrics.recall_at(ranks, k) for k in (100, 500)}
+        if (own := trainings.get(source.kind)) is not None:
+            found[source.kind] |= {
+                "epochs": list(own.epochs),
+                "best_epoch": own.best_epoch,
+                "index": asdict(own.source.index.info),
+            }
+    return found
+
+
+def load_funnel(release: Release, config: TrainConfig, own: Own | None = None) -> Funnel:
+    """Return the three cores over a release, with all the threads of the training.
+
+    Where a place is taken by a model of your own, it is asked in that place.
+    """
+    own = own or Own()
+    return _funnel(load_retrieval(release, config, own), release, config, own)
+
+
+def load_retrieval(release: Release, config: TrainConfig, own: Own) -> RetrievalCore:
+    """Return retrieval over a release and retrievers of your own."""
+    lists = [ListSource(retriever, len(release.catalogue)) for retriever in own.retrievers]
+    return RetrievalCore.load(
+        release, config=config.retrieval, threads=thread_count(config), own=lists
     )
+
+
+def _funnel(retrieval: RetrievalCore, release: Release, config: TrainConfig, own: Own) -> Funnel:
+    ranking: StageCore[RankEntry, RankResult] = OwnRanking(release.id, own.ranker)
+    if own.ranker is None and not own.unranked:
+        ranking = RankingCore.load(release, device="cpu", threads=thread_count(config))
+    rerank: StageCore[RerankEntry, RerankResult]
+    if own.reranker is not None:
+        rerank = OwnRerank(release.id, release.catalogue, own.reranker)
+    else:
+        rerank = RerankCore.load(release)
+    return Funnel(retrieval=retrieval, ranking=ranking, rerank=rerank)
 
 
 def verify_release(path: Path, config: TrainConfig) -> None:

@@ -1,6 +1,6 @@
 """Mines the ranker's cases: what came next, against what retrieval would really have given."""
 
-# B cases, K found, n negatives, L events
+# B cases, P popular, n negatives, L events
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from corerec.errors import ConfigError
+from corerec.errors import ConfigError, CoreRecError
 from corerec.evaluation.cases import Cases
-from corerec.features import UserFeatures
 from corerec.ranking.examples import RankingExamples
-from corerec.retrieval.encoder import QueryEncoder
-from corerec.retrieval.index import ItemIndex
-from corerec.stages import Float32s, Int64s
+from corerec.retrieval.core import RetrievalCore
+from corerec.stages import MAX_K, Int64s, RetrieveEntry, Source, UserContext
 
 _BATCH = 256
 
@@ -30,7 +27,7 @@ class MiningConfig:
     validation_cases: int = 2_000
     """Most cases to stop by."""
     depth: int = 500
-    """A negative is hard when it is among so many of the two-tower's best."""
+    """A negative is hard when it is among the so many that retrieval brings, at most 2000."""
     near: int = 100
     """Half of the hard negatives come from the best so many, where the list is decided."""
     hard: int = 20
@@ -43,56 +40,44 @@ class MiningConfig:
         for name in ("max_cases", "validation_cases", "depth", "near", "hard", "sampled"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Retriever:
-    """What retrieval serves from, as of the moment that the ranker's cases begin."""
-
-    encoder: QueryEncoder
-    index: ItemIndex
-    vectors: Float32s
-    """(N, D) by item number."""
-    popular: Int64s
-    """(P,) item numbers, best first."""
-    popular_share: float
-    """Share of the places that the popular list fills."""
+        if self.depth > MAX_K:
+            raise ConfigError(f"depth must be at most {MAX_K}, got {self.depth}")
 
 
 def mine(
     cases: Cases,
-    retriever: Retriever,
-    users: UserFeatures,
+    retrieval: RetrievalCore,
     config: MiningConfig,
     *,
+    contexts: Callable[[Cases, Int64s], list[UserContext]],
+    item_count: int,
     history_length: int,
     rng: np.random.Generator,
     report: Callable[[int, int], None] | None = None,
 ) -> RankingExamples:
     """Return the cases whose next item retrieval would have found, with negatives.
 
-    Cases that it would have missed are left out: in service the ranker never meets them.
-
-    `users` is the table of all users, row 0 unknown.
+    Retrieval is asked as in service, all sources fused. Cases that it would have missed are left
+    out: in service the ranker never meets them. `contexts` gives what requests at the moments of
+    these rows of the cases would have carried.
     """
-    vectors = retriever.vectors
     kept, candidates, scores, retrieved = [], [], [], []
     for start in range(0, len(cases), _BATCH):
         rows = np.arange(start, min(start + _BATCH, len(cases)))
-        queries = retriever.encoder.encode(
-            cases.histories(rows), users.take(cases.user_row[rows] + 1), cases.now[rows]
-        )
-        found, places = _candidates(retriever, queries, cases, rows, config.depth)
+        users = contexts(cases, rows)
+        found, popular = _candidates(retrieval, users, config.depth)
         right = cases.right[rows]
         reached = (found == right[:, None]).any(1)
-        negatives = _negatives(found, right, len(vectors), config, rng)
+        negatives = _negatives(found, right, item_count, config, rng)
         chosen = np.concatenate([right[:, None], negatives], axis=1)[reached]  # (B, 1 + n)
+        users = [user for user, own in zip(users, reached, strict=True) if own]
+        score = retrieval.score(users, chosen)
         kept.append(rows[reached])
         candidates.append(chosen)
+        scores.append(np.where(np.isfinite(score), score, 0))
         # Serving marks what only the popular list brought; so must the cases.
-        filled = found[reached][:, None, places:] == chosen[:, :, None]  # (B, 1 + n, places)
-        retrieved.append(~filled.any(2))
-        scores.append(np.einsum("bnd,bd->bn", vectors[chosen], queries[reached]))
+        filled = popular[reached][:, None, :] == chosen[:, :, None]  # (B, 1 + n, P)
+        retrieved.append(~filled.any(2) & np.isfinite(score))
         if report is not None:
             report(int(rows[-1]) + 1, len(cases))
     rows = np.concatenate(kept) if kept else np.empty(0, np.int64)
@@ -111,33 +96,24 @@ def mine(
 
 
 def _candidates(
-    retriever: Retriever, queries: Float32s, cases: Cases, rows: Int64s, depth: int
-) -> tuple[Int64s, int]:
-    """Return (B, K) unseen items as retrieval fuses them, and where the popular ones begin.
+    retrieval: RetrievalCore, users: list[UserContext], depth: int
+) -> tuple[Int64s, Int64s]:
+    """Return (B, depth) candidates, best first, and (B, P) those of them from the popular list.
 
-    More are asked for than needed and the seen ones dropped, in one search for the whole batch:
-    here nothing depends on getting exactly `depth`. Missing ones are -1.
+    Missing ones are -1 among the candidates and -2 among the popular ones.
     """
-    index, popular = retriever.index, retriever.popular
-    numbers, _ = index.search(queries, min(index.count, depth + depth // 5))
-    taken = np.zeros((len(rows), index.count), np.bool_)
-    for row, history in enumerate(cases.histories(rows)):
-        taken[row, history] = True
-    fill = min(int(depth * retriever.popular_share), len(popular))
-    head = _first_free(numbers, taken, depth - fill)
-    np.put_along_axis(taken, np.maximum(head, 0), True, axis=1)
-    wide = np.broadcast_to(popular[: fill + depth], (len(rows), len(popular[: fill + depth])))
-    extra = _first_free(wide, taken, fill)
-    return np.concatenate([head, extra], axis=1), head.shape[1]
-
-
-def _first_free(numbers: Int64s, taken: NDArray[np.bool_], count: int) -> Int64s:
-    """Return (B, count) the first numbers of each row that are not taken, -1 where too few."""
-    hidden = np.take_along_axis(taken, np.maximum(numbers, 0), axis=1) | (numbers < 0)
-    # A stable sort by "hidden" moves the free ones to the front in their order.
-    order = np.argsort(hidden, axis=1, kind="stable")[:, :count]
-    chosen = np.take_along_axis(numbers, order, axis=1)
-    return np.where(np.take_along_axis(hidden, order, axis=1), -1, chosen)
+    found = np.full((len(users), depth), -1, np.int64)
+    popular = np.full((len(users), depth), -2, np.int64)
+    most = 0
+    for row, result in enumerate(retrieval.run([RetrieveEntry(user=u, k=depth) for u in users])):
+        if isinstance(result, CoreRecError):
+            raise result
+        own = result.candidates
+        found[row, : len(own)] = own.numbers
+        filled = own.numbers[own.sources == Source.POPULAR]
+        popular[row, : len(filled)] = filled
+        most = max(most, len(filled))
+    return found, popular[:, :most]
 
 
 def _negatives(

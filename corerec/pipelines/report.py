@@ -65,16 +65,19 @@ def _stages(metrics: Mapping[str, Any]) -> Table:
             f"{own[f'recall@{k}']:.4f}",
             f"popularity {other[f'recall@{k}']:.4f}",
         )
+    for kind, own in metrics["sources"].items():
+        table.add_row(f"{kind} Recall@500", f"{own['recall@500']:.4f}", "alone")
     ranker = metrics["ranker"]
     if "auc" in ranker:
         table.add_row(
             "ranker AUC", f"{ranker['auc']:.4f}", f"popularity {ranker['auc_popularity']:.4f}"
         )
-    table.add_row(
-        "ranker logloss",
-        f"{ranker['logloss']:.4f}",
-        f"knowing nothing {ranker['logloss_constant']:.4f}",
-    )
+    if "logloss" in ranker:
+        table.add_row(
+            "ranker logloss",
+            f"{ranker['logloss']:.4f}",
+            f"knowing nothing {ranker['logloss_constant']:.4f}",
+        )
     return table
 
 

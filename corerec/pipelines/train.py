@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,30 @@ import numpy as np
 import torch
 
 from corerec.data.dataset import Dataset, load_dataset
-from corerec.errors import DataError
-from corerec.features import FeatureSchema, ItemFeatures, PopularityTimeline, UserFeatures
+from corerec.features import PopularityTimeline
 from corerec.pipelines.config import TrainConfig
 from corerec.pipelines.measure import measure, thread_count, verify_release
-from corerec.pipelines.mining import Retriever, mine
-from corerec.pipelines.progress import Report, Steps
-from corerec.pipelines.slices import Events, Slice
-from corerec.pipelines.tower import Tower, pick_device, train_tower
-from corerec.pipelines.write import Trained, write_release
-from corerec.ranking.examples import RankingExamples
+from corerec.pipelines.mining import mine
+from corerec.pipelines.parts import Parts, data_digest, prepare
+from corerec.pipelines.progress import Steps
+from corerec.pipelines.slices import Slice
+from corerec.pipelines.sources import TrainedSource, item_space, train_sources, training_core
+from corerec.pipelines.tower import pick_device
+from corerec.pipelines.write import Own, Trained, write_release
 from corerec.ranking.tables import ItemTables
 from corerec.ranking.train import RankerFit, train_ranker
 from corerec.ranking.transitions import TransitionTable
-from corerec.retrieval.build import build_index
-from corerec.retrieval.index import ItemIndex
-from corerec.retrieval.popular import PopularList
+from corerec.retrieval.core import RetrievalCore
+from corerec.retrieval.options import shares_of
+
+__all__ = [
+    "data_digest",
+    "finish_release",
+    "prepare",
+    "read_metrics",
+    "train_funnel",
+    "train_release",
+]
 
 
 def train_release(
@@ -53,100 +61,74 @@ def train_release(
         ReleaseError: what was written does not load back and answer.
     """
     config, steps = config or TrainConfig(), steps or Steps()
-    _use_threads(config)
     work = out / f".work-{_fingerprint(dataset_dir, config)}"
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     with steps.step("Read data"):
         dataset = load_dataset(dataset_dir, unknown_items=config.unknown_items)
-        parts = prepare(dataset, config)
-    with steps.step("Train two-tower") as report:
-        tower = train_tower(
-            parts.events,
-            parts.schema,
-            parts.features,
-            parts.users,
-            config,
-            checkpoint=work / "two_tower.safetensors",
-            report=report,
-        )
-    with steps.step("Build index"):
-        index = _index(parts, tower, config)
-    ranker = _train_ranker(parts, tower, index, config, work, steps)
-    trained = Trained(
-        dataset=dataset,
-        events=parts.events,
-        schema=parts.schema,
-        features=parts.features,
-        tower=tower,
-        index=index,
-        ranker=ranker,
-        config=config,
-    )
-    with steps.step("Evaluate the funnel") as report:
-        metrics = measure(trained, work, report)
-    with steps.step("Write and verify release"):
-        metrics["steps"] = [asdict(cost) for cost in steps.costs]
-        known = np.ones(len(parts.events.users), np.bool_)
-        path = write_release(out, trained, known=known, metrics=metrics, release_id=release_id)
-        verify_release(path, config)
+    trained = train_funnel(dataset, config, work=work, steps=steps)
+    path = finish_release(trained, out, work=work, steps=steps, release_id=release_id)
     shutil.rmtree(work)
     return path
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What every step of a training reads."""
+def train_funnel(
+    dataset: Dataset, config: TrainConfig, own: Own | None = None, *, work: Path, steps: Steps
+) -> Trained:
+    """Return the trained funnel of a data set; checkpoints go to `work`.
 
-    dataset: Dataset
-    events: Events
-    schema: FeatureSchema
-    features: ItemFeatures
-    users: UserFeatures
-    """The table of all users; row 0 is the unknown one."""
-
-
-def prepare(dataset: Dataset, config: TrainConfig) -> Parts:
-    """Slice the events and fit the features. Raises DataError when a slice is empty."""
-    events = Events.of(dataset, config.slices)
-    for own in Slice:
-        if not (events.slices == own).any():
-            raise DataError(
-                f"the {own.name.lower()} slice must have at least one interaction; "
-                "the data is too small or all of one moment",
-                file=dataset.root,
-                value=f"{len(events.users)} interactions",
-            )
-    schema = FeatureSchema.fit(dataset, history_length=config.ranker_history)
-    return Parts(
-        dataset=dataset,
-        events=events,
-        schema=schema,
-        features=schema.encode_items(dataset.items, dataset.vectors),
-        users=schema.encode_user_table(dataset.users),
-    )
+    Raises:
+        ConfigError: a quota names a source that is not there.
+        DataError: the data set is too small to measure anything on.
+    """
+    own = own or Own()
+    _use_threads(config)
+    names = [*config.sources, *(type(retriever).__name__ for retriever in own.retrievers)]
+    shares_of(names, config.retrieval.quotas)
+    with steps.step("Slice and encode"):
+        parts = prepare(dataset, config)
+    sources = train_sources(parts, config, work, steps)
+    _fit_own(parts, own, steps)
+    ranker = None
+    if own.ranker is None and not own.unranked:
+        core = training_core(parts, sources, own.retrievers, config, thread_count(config))
+        ranker = _train_ranker(parts, sources, core, config, work, steps)
+    return Trained(parts=parts, sources=sources, ranker=ranker, config=config, own=own)
 
 
-def _index(parts: Parts, tower: Tower, config: TrainConfig) -> ItemIndex:
-    """Build the index; its recall is measured on queries of the validation slice."""
-    cases = parts.events.cases(Slice.VALIDATION)
-    cases = cases.sample(512, np.random.default_rng([config.seed, 102]))
-    rows = np.arange(len(cases))
-    queries = tower.encoder.encode(
-        cases.histories(rows), parts.users.take(cases.user_row + 1), cases.now
-    )
-    return build_index(
-        tower.vectors,
-        model_id=tower.model_id,
-        config=config.index,
-        queries=queries,
-        seed=config.seed,
-    )
+def finish_release(
+    trained: Trained, out: Path, *, work: Path, steps: Steps, release_id: str | None = None
+) -> Path:
+    """Measure a funnel, write it as a release into `out`, verify it, and return its path."""
+    with steps.step("Evaluate the funnel") as report:
+        metrics = measure(trained, work, report)
+    with steps.step("Write and verify release"):
+        metrics["steps"] = [asdict(cost) for cost in steps.costs]
+        known = np.ones(len(trained.parts.events.users), np.bool_)
+        path = write_release(out, trained, known=known, metrics=metrics, release_id=release_id)
+        verify_release(path, trained.config)
+    return path
+
+
+def _fit_own(parts: Parts, own: Own, steps: Steps) -> None:
+    """Let your own models learn from what the library's learn from in the same place."""
+    for retriever in own.retrievers:
+        with steps.step(f"Fit {type(retriever).__name__}"):
+            retriever.fit(parts.dataset_before(Slice.RANKER))
+    for other in (own.ranker, own.reranker):
+        if other is not None:
+            with steps.step(f"Fit {type(other).__name__}"):
+                other.fit(parts.dataset_before(Slice.VALIDATION))
 
 
 def _train_ranker(
-    parts: Parts, tower: Tower, index: ItemIndex, config: TrainConfig, work: Path, steps: Steps
+    parts: Parts,
+    sources: list[TrainedSource],
+    core: RetrievalCore,
+    config: TrainConfig,
+    work: Path,
+    steps: Steps,
 ) -> RankerFit:
     events = parts.events
     learned = events.before(Slice.RANKER)
@@ -155,10 +137,21 @@ def _train_ranker(
             Slice.RANKER: config.mining.max_cases,
             Slice.VALIDATION: config.mining.validation_cases,
         }
-        mined = {
-            own: _mine(parts, tower, index, config, own, limit, report)
-            for own, limit in limits.items()
-        }
+        mined = {}
+        for own, limit in limits.items():
+            rng = np.random.default_rng([config.seed, 200 + own])
+            cases = events.cases(own).sample(limit, rng)
+            note = own.name.lower()
+            mined[own] = mine(
+                cases,
+                core,
+                config.mining,
+                contexts=parts.contexts,
+                item_count=events.item_count,
+                history_length=parts.schema.history_length,
+                rng=rng,
+                report=lambda done, total, note=note: report(done, total, note),  # type: ignore[misc]
+            )
     with steps.step("Train ranker") as report:
         # Counted before the ranker's cases begin, or a positive would count itself.
         transitions = TransitionTable.fit(
@@ -167,7 +160,7 @@ def _train_ranker(
         tables = ItemTables.build(
             parts.schema,
             parts.features,
-            tower.vectors,
+            item_space(sources, events.item_count),
             transitions,
             pick_device(config.device),
         )
@@ -191,54 +184,10 @@ def _train_ranker(
         )
 
 
-def _mine(
-    parts: Parts,
-    tower: Tower,
-    index: ItemIndex,
-    config: TrainConfig,
-    own: Slice,
-    limit: int,
-    report: Report,
-) -> RankingExamples:
-    rng = np.random.default_rng([config.seed, 200 + own])
-    events = parts.events
-    cases = events.cases(own).sample(limit, rng)
-    known = events.before(Slice.RANKER)
-    popular = PopularList.count(
-        events.items[known], events.times[known] if events.has_times else None, events.item_count
-    )
-    retriever = Retriever(
-        encoder=tower.encoder,
-        index=index,
-        vectors=tower.vectors,
-        popular=popular.numbers,
-        popular_share=config.retrieval.popular_share,
-    )
-    return mine(
-        cases,
-        retriever,
-        parts.users,
-        config.mining,
-        history_length=parts.schema.history_length,
-        rng=rng,
-        report=lambda done, total: report(done, total, own.name.lower()),
-    )
-
-
 def _use_threads(config: TrainConfig) -> None:
     torch.set_num_threads(thread_count(config))
     omp: Any = faiss
     omp.omp_set_num_threads(thread_count(config))
-
-
-def data_digest(dataset_dir: Path) -> str:
-    """Return a digest of the files of a data set folder, 12 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in dataset_dir.glob("*") if p.is_file()):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:12]
 
 
 def _fingerprint(dataset_dir: Path, config: TrainConfig) -> str:

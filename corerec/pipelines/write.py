@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +13,51 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from corerec.data.dataset import Dataset
-from corerec.engines.two_tower_io import save_two_tower
-from corerec.features import FeatureSchema, ItemFeatures, PopularityTimeline
+from corerec.config import write_toml
+from corerec.engines.protocols import Ranker, Reranker, Retriever
+from corerec.features import PopularityTimeline
 from corerec.pipelines.config import TrainConfig
-from corerec.pipelines.slices import Events
+from corerec.pipelines.parts import Parts
+from corerec.pipelines.sources import TrainedSource, item_space
 from corerec.pipelines.tables import write_histories, write_users
-from corerec.pipelines.tower import Tower
 from corerec.ranking.files import save_ranker
 from corerec.ranking.train import RankerFit
 from corerec.ranking.transitions import TransitionTable
 from corerec.release import ReleaseWriter, write_catalogue
-from corerec.rerank import DEFAULT_RULES
+from corerec.rerank import DEFAULT_RULES, RerankRules, load_rules
+from corerec.rerank.rules import check_rules
 from corerec.retrieval.build import save_index
-from corerec.retrieval.index import ItemIndex
+from corerec.retrieval.options import HEADER, RetrievalHeader, RetrievalOptions
 from corerec.retrieval.popular import PopularList
+from corerec.retrieval.sources import index_files, vectors_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """What takes places of the funnel that a TrainConfig does not name."""
+
+    retrievers: tuple[Retriever, ...] = ()
+    """Retrievers of your own, beside the config's sources."""
+    ranker: Ranker | None = None
+    """A ranker of your own, in the place of the library's."""
+    reranker: Reranker | None = None
+    """A reranker of your own, in the place of rules."""
+    rules: Path | RerankRules = DEFAULT_RULES
+    """Rules of the rerank stage: a TOML file or as dataclass."""
+    unranked: bool = False
+    """Whether there is no ranker: retrieval's order stands."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """Everything that a release is made of."""
 
-    dataset: Dataset
-    events: Events
-    schema: FeatureSchema
-    features: ItemFeatures
-    tower: Tower
-    index: ItemIndex
-    ranker: RankerFit
+    parts: Parts
+    sources: Sequence[TrainedSource]
+    ranker: RankerFit | None
+    """None where it is your own, or there is none: what is written cannot be served alone."""
     config: TrainConfig
-    rules: Path = DEFAULT_RULES
+    own: Own = Own()
 
 
 def write_release(
@@ -61,29 +76,56 @@ def write_release(
     """
     with ReleaseWriter(out, release_id) as writer:
         _write_models(writer, trained)
-        _write_counts(writer, trained, known)
-        _write_tables(writer, trained)
-        shutil.copyfile(trained.rules, writer.path("rules.toml"))
+        _write_counts(writer, trained.parts, known)
+        _write_tables(writer, trained.parts)
+        write_rules(writer.path("rules.toml"), trained.own.rules)
         writer.path("metrics.json").write_text(json.dumps(dict(metrics), indent=2) + "\n")
         return writer.commit(_info(trained, known))
 
 
+def write_rules(path: Path, rules: Path | RerankRules) -> None:
+    """Write rerank rules as TOML; a file is copied as it is.
+
+    Raises:
+        ConfigError: when a rule is out of its range.
+    """
+    if isinstance(rules, Path):
+        load_rules(rules)
+        shutil.copyfile(rules, path)
+    else:
+        check_rules(rules)
+        write_toml(path, asdict(rules))
+
+
 def _write_models(writer: ReleaseWriter, trained: Trained) -> None:
-    save_two_tower(
-        trained.tower.fit.model,
-        writer.path("two_tower.safetensors"),
-        writer.path("two_tower.json"),
-    )
+    for own in trained.sources:
+        source = own.source
+        vectors = writer.path(vectors_file(source.kind))
+        own.save(vectors.parent)
+        save_file({"vectors": np.ascontiguousarray(source.vectors)}, vectors)
+        save_index(source.index, *(writer.path(name) for name in index_files(source.kind)))
+    RetrievalHeader(
+        sources=tuple(own.source.kind for own in trained.sources),
+        options=_kept_options(trained),
+    ).save(writer.path(HEADER))
     save_file(
-        {"vectors": np.ascontiguousarray(trained.tower.vectors)},
+        {"vectors": item_space(trained.sources, trained.parts.events.item_count)},
         writer.path("item_vectors.safetensors"),
     )
-    save_index(trained.index, writer.path("index.faiss"), writer.path("index.json"))
-    save_ranker(trained.ranker.model, writer.path("ranker.safetensors"), writer.path("ranker.json"))
+    if trained.ranker is not None:
+        model = trained.ranker.model
+        save_ranker(model, writer.path("ranker.safetensors"), writer.path("ranker.json"))
 
 
-def _write_counts(writer: ReleaseWriter, trained: Trained, known: NDArray[np.bool_]) -> None:
-    events = trained.events
+def _kept_options(trained: Trained) -> RetrievalOptions:
+    """Return the options with the quotas of the sources that the release holds."""
+    options, kinds = trained.config.retrieval, {own.source.kind for own in trained.sources}
+    kept = {kind: weight for kind, weight in options.quotas.items() if kind in kinds}
+    return replace(options, quotas=kept)
+
+
+def _write_counts(writer: ReleaseWriter, parts: Parts, known: NDArray[np.bool_]) -> None:
+    events = parts.events
     users, items, times = events.users[known], events.items[known], events.times[known]
     clock = times if events.has_times else None
     end = int(times.max()) if len(times) else 0
@@ -96,27 +138,28 @@ def _write_counts(writer: ReleaseWriter, trained: Trained, known: NDArray[np.boo
     )
 
 
-def _write_tables(writer: ReleaseWriter, trained: Trained) -> None:
-    trained.schema.save(writer.path("schema.json"))
-    trained.features.save(writer.path("item_features.safetensors"))
-    write_catalogue(writer.path("catalogue.parquet"), trained.dataset.items)
-    write_users(writer.path("users.parquet"), trained.dataset)
-    write_histories(writer.path("histories.parquet"), trained.dataset, trained.events)
+def _write_tables(writer: ReleaseWriter, parts: Parts) -> None:
+    parts.schema.save(writer.path("schema.json"))
+    parts.features.save(writer.path("item_features.safetensors"))
+    write_catalogue(writer.path("catalogue.parquet"), parts.dataset.items)
+    write_users(writer.path("users.parquet"), parts.dataset)
+    write_histories(writer.path("histories.parquet"), parts.dataset, parts.events)
 
 
 def _info(trained: Trained, known: NDArray[np.bool_]) -> dict[str, Any]:
-    times = trained.events.times[known]
+    dataset, events = trained.parts.dataset, trained.parts.events
+    times = events.times[known]
     return {
-        "dataset": trained.dataset.name,
+        "dataset": dataset.name,
         "data_end_micros": int(times.max()) if len(times) else 0,
-        "has_times": trained.events.has_times,
+        "has_times": events.has_times,
         "seed": trained.config.seed,
-        "model_id": trained.tower.model_id,
+        "models": {own.source.kind: own.source.model_id for own in trained.sources},
         "counts": {
-            "users": len(trained.dataset.users),
-            "items": len(trained.dataset.items),
-            "interactions": len(trained.events.users),
-            "dropped": dict(trained.dataset.dropped),
+            "users": len(dataset.users),
+            "items": len(dataset.items),
+            "interactions": len(events.users),
+            "dropped": dict(dataset.dropped),
         },
         "config": asdict(trained.config),
     }

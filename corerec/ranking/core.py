@@ -20,7 +20,7 @@ from corerec.features import FeatureSchema, ItemFeatures, PopularitySnapshot, Us
 from corerec.ranking.check import check_candidates, check_user
 from corerec.ranking.features import newest_history, pair_features, user_dense
 from corerec.ranking.files import load_ranker
-from corerec.ranking.folded import FoldedRanker
+from corerec.ranking.folded import FoldedRanker, PlainRanker, serving_form
 from corerec.ranking.prepare import make_batch
 from corerec.ranking.tables import ItemTables, Scratch
 from corerec.ranking.transitions import TransitionTable
@@ -63,12 +63,12 @@ class OpenRelease(Protocol):
 
 
 class RankingCore:
-    """Scores candidates with the release's DCN-v2; one of them a process, `run` in any thread."""
+    """Scores candidates with the release's ranker; one of them a process, `run` in any thread."""
 
     def __init__(
         self,
         release: str,
-        ranker: FoldedRanker,
+        ranker: FoldedRanker | PlainRanker,
         popularity: PopularitySnapshot,
         users: UserIndex,
         end_micros: int,
@@ -109,7 +109,7 @@ class RankingCore:
         model = load_ranker(schema, release.file("ranker.safetensors"), release.file("ranker.json"))
         return cls(
             release.id,
-            FoldedRanker(model, tables),
+            serving_form(model, tables),
             PopularitySnapshot.load(release.file("popularity.safetensors")),
             UserIndex.read(release.file("users.parquet")),
             int(release.info.get("data_end_micros") or 0),
@@ -201,7 +201,7 @@ class RankingCore:
         for row, entry in enumerate(entries):
             own, count = entry.candidates, len(entry.candidates)
             numbers[row, :count], scores[row, :count] = own.numbers, own.scores
-            np.equal(own.sources, Source.TWO_TOWER, out=known[row, :count])
+            np.not_equal(own.sources, Source.POPULAR, out=known[row, :count])
         history, times = newest_history(
             self._schema,
             [entry.user.items for entry in entries],
@@ -227,17 +227,25 @@ class RankingCore:
     def _order(
         self, logits: Tensor, entries: list[RankEntry]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return places and probabilities, best first; what is not finite is -1 at the end."""
-        finite = torch.isfinite(logits)
+        """Return places and scores, best first; what is not finite is -1 at the end.
+
+        Shapes: logits (T, B, n), results (B, most k of the entries).
+        """
+        model = self._ranker.model
+        # The probability of one task has the order of its logits: few need to be computed.
+        scores = logits[0] if model.ranks_by_probability else model.score(logits)
+        finite = torch.isfinite(scores)
         for row, entry in enumerate(entries):
-            if len(entry.candidates) < logits.shape[1]:
+            if len(entry.candidates) < scores.shape[1]:
                 finite[row, len(entry.candidates) :] = False
-        held = torch.where(finite, logits, -torch.inf)
+        held = torch.where(finite, scores, -torch.inf)
         best, order = held.sort(dim=1, descending=True, stable=True)
         most = max(entry.k for entry in entries)
         best, order = best[:, :most], order[:, :most]
         order = torch.where(torch.isfinite(best), order, -1)
-        return order.cpu().numpy(), self._ranker.model.probability(best).cpu().numpy()
+        if model.ranks_by_probability:
+            best = model.score(best[None])
+        return order.cpu().numpy(), best.cpu().numpy()
 
     def _scratch(self) -> Scratch:
         if not hasattr(self._local, "scratch"):

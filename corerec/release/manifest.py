@@ -16,7 +16,7 @@ import numpy as np
 
 from corerec.errors import InvalidArgument, ReleaseError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """The format that this code writes, and the only one that it reads."""
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024

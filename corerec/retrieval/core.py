@@ -1,31 +1,32 @@
 """RetrievalCore: users in, the few hundred items of the catalogue that each may want out."""
 
+# B users, S sources, k places, N items, D width of a source's space
+
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import faiss
 import numpy as np
 import torch
-from safetensors.numpy import load_file
+from numpy.typing import NDArray
 
-from corerec.engines.two_tower_io import load_two_tower
-from corerec.engines.two_tower_net import ItemContent, TwoTowerNet
-from corerec.errors import CoreRecError, InvalidArgument, ReleaseError
-from corerec.features import FeatureSchema, ItemFeatures, UserIndex
+from corerec.errors import CoreRecError, InvalidArgument
+from corerec.features import FeatureSchema, UserIndex
 from corerec.release import Release
-from corerec.retrieval.build import load_index
-from corerec.retrieval.encoder import QueryEncoder
-from corerec.retrieval.fuse import fuse
-from corerec.retrieval.index import ItemIndex
-from corerec.retrieval.options import RetrievalOptions
+from corerec.retrieval.check import check_history
+from corerec.retrieval.fuse import Fused, Turns, fuse, turns
+from corerec.retrieval.options import HEADER, RetrievalHeader, RetrievalOptions, shares_of
 from corerec.retrieval.popular import PopularList
+from corerec.retrieval.sources import RetrievalSource, VectorSource, load_source
 from corerec.stages import (
-    MAX_HISTORY,
     MAX_K,
+    Candidates,
     Float32s,
+    Int64s,
     RetrieveEntry,
     RetrieveResult,
     UserContext,
@@ -39,57 +40,56 @@ class RetrievalCore:
         self,
         *,
         release: str,
-        encoder: QueryEncoder,
-        index: ItemIndex,
-        vectors: Float32s,
+        sources: Sequence[RetrievalSource],
         popular: PopularList,
         schema: FeatureSchema,
         users: UserIndex,
-        data_end: int,
-        model_id: str,
         options: RetrievalOptions | None = None,
         threads: int = 1,
     ) -> None:
-        """Join the parts; `RetrievalCore.load` reads them from a release."""
-        self._release, self._data_end, self._model_id = release, data_end, model_id
-        self._encoder, self._index, self._vectors = encoder, index, vectors
-        self._popular, self._schema, self._users = popular, schema, users
+        """Join the parts; `RetrievalCore.load` reads them from a release.
+
+        The first vector source is the primary one, whose dot products are the candidates' scores.
+
+        Raises:
+            InvalidArgument: without a source, or with two of one kind.
+            ConfigError: when a quota names a source that is not there.
+        """
+        kinds = [source.kind for source in sources]
+        if not kinds or len(set(kinds)) < len(kinds):
+            raise InvalidArgument(f"retrieval must have sources, each of another kind, got {kinds}")
+        self._release, self._popular, self._schema, self._users = release, popular, schema, users
         self._options, self._threads = options or RetrievalOptions(), threads
+        self._sources = tuple(sources)
+        self._shares = shares_of(kinds, self._options.quotas)
 
     @classmethod
     def load(
-        cls, release: Release, *, config: RetrievalOptions | None = None, threads: int = 1
+        cls,
+        release: Release,
+        *,
+        config: RetrievalOptions | None = None,
+        threads: int = 1,
+        own: Sequence[RetrievalSource] = (),
     ) -> RetrievalCore:
-        """Return the core of a release.
+        """Return the core of a release, with the release's own options unless others are given.
+
+        `own` are sources of yours that join those of the release.
 
         Raises:
             ReleaseError: when a file is missing or the parts are not of one model.
         """
-        model, model_id = load_two_tower(
-            release.file("two_tower.safetensors"), release.file("two_tower.json")
-        )
-        header = release.file("index.json")
-        index = load_index(release.file("index.faiss"), header, model_id=model_id)
         schema = FeatureSchema.load(release.file("schema.json"))
-        features = ItemFeatures.load(release.file("item_features.safetensors"))
-        vectors = load_file(release.file("item_vectors.safetensors"))["vectors"]
-        expected = (model.shape.items, model.config.dim)
-        if vectors.shape != expected or (index.info.count, index.info.dim) != expected:
-            raise ReleaseError(
-                f"{header}: index, vectors and model must agree on {expected}, got "
-                f"{(index.info.count, index.info.dim)} and {vectors.shape}"
-            )
+        users = UserIndex.read(release.file("users.parquet"))
+        header = RetrievalHeader.load(release.file(HEADER))
+        found = [load_source(release, kind, schema, users, threads) for kind in header.sources]
         return cls(
             release=release.id,
-            encoder=_encoder(model, features, threads),
-            index=index,
-            vectors=vectors,
-            popular=PopularList.load(release.file("popular.parquet"), len(vectors)),
+            sources=[*found, *own],
+            popular=PopularList.load(release.file("popular.parquet"), schema.item_count),
             schema=schema,
-            users=UserIndex.read(release.file("users.parquet")),
-            data_end=int(release.info["data_end_micros"]),
-            model_id=model_id,
-            options=config,
+            users=users,
+            options=header.options if config is None else config,
             threads=threads,
         )
 
@@ -97,6 +97,11 @@ class RetrievalCore:
     def release(self) -> str:
         """Id of the release that this core holds."""
         return self._release
+
+    @property
+    def sources(self) -> tuple[RetrievalSource, ...]:
+        """The sources, in the order of their turns."""
+        return self._sources
 
     def check(self, entry: RetrieveEntry) -> None:
         """Raise InvalidArgument when the entry breaks a rule."""
@@ -106,20 +111,25 @@ class RetrievalCore:
         self._schema.check_attributes(entry.user.attributes)
 
     def run(self, entries: Sequence[RetrieveEntry]) -> Sequence[RetrieveResult | CoreRecError]:
-        """Return candidates, best first, for each entry; a bad entry gets its error instead."""
+        """Return candidates, best first, for each entry; a bad entry gets its error instead.
+
+        A source whose model gives no finite query for a user is left out for that user: it has no
+        timing, and `coverage` is the share of the places of those that were asked.
+        """
         self._use_threads()
         results: list[RetrieveResult | CoreRecError | None] = [self._fault(e) for e in entries]
         good = [i for i, result in enumerate(results) if result is None]
-        start = time.perf_counter_ns()
-        queries = self._encode([entries[i].user for i in good])
-        encode = (time.perf_counter_ns() - start) // 1000
+        asked = [_Asked.of(s, [entries[i].user for i in good]) for s in self._sources]
+        answered = np.array([own.finite for own in asked]).reshape(len(asked), len(good))
         for row, i in enumerate(good):
-            if not np.isfinite(queries[row]).all():
-                results[i] = CoreRecError("the two-tower gave a query that is not finite")
+            if not answered[:, row].any():
+                kinds = ", ".join(source.kind for source in self._sources)
+                results[i] = CoreRecError(f"no source gave a finite query, asked: {kinds}")
         for k in {entries[i].k for i in good}:
             rows = [r for r, i in enumerate(good) if entries[i].k == k and results[i] is None]
             batch = [entries[good[r]] for r in rows]
-            for r, result in zip(rows, self._search(batch, queries[rows], k, encode), strict=True):
+            parts = [own.take(np.array(rows, np.int64)) for own in asked]
+            for r, result in zip(rows, self._search(batch, parts, k), strict=True):
                 results[good[r]] = result
         return [result for result in results if result is not None]
 
@@ -127,13 +137,25 @@ class RetrievalCore:
         """Run typical batches so that the first real one is as fast as any."""
         rng = np.random.default_rng(0)
         for size in (1, 8, 32):
-            histories = rng.integers(0, max(1, self._index.count), (size, 60))
+            histories = rng.integers(0, max(1, self._schema.item_count), (size, 60))
             users = [UserContext(items=h, times=np.zeros(60, np.int64)) for h in histories]
             self.run([RetrieveEntry(user=user, k=500) for user in users])
 
     def encode(self, users: Sequence[UserContext]) -> Float32s:
-        """Return the query vectors (B, D) of users, unit length."""
-        return self._encode(users)
+        """Return the query vectors (B, D) of users in the primary source's space."""
+        return self._sources[self._primary()].encode(users)
+
+    def score(self, users: Sequence[UserContext], numbers: Int64s) -> Float32s:
+        """Return the scores (B, n) that items (B, n) have as candidates; NaN where they have none.
+
+        They have none without a vector source: places of lists are no scores.
+        """
+        source = self._sources[self._primary()]
+        if not isinstance(source, VectorSource):
+            return np.full(numbers.shape, np.nan, np.float32)
+        queries = source.encode(users)
+        found: Float32s = np.einsum("bnd,bd->bn", source.vectors[numbers], queries)
+        return found
 
     def _fault(self, entry: RetrieveEntry) -> CoreRecError | None:
         try:
@@ -142,39 +164,83 @@ class RetrievalCore:
             return error
         return None
 
-    def _encode(self, users: Sequence[UserContext]) -> Float32s:
-        inputs = self._schema.encode_users(
-            [user.user_id for user in users], [user.attributes for user in users], self._users
-        )
-        moments = np.fromiter((u.now or self._data_end for u in users), np.int64, len(users))
-        return self._encoder.encode([user.items for user in users], inputs, moments)
-
     def _search(
-        self, entries: Sequence[RetrieveEntry], queries: Float32s, k: int, encode: int
+        self, entries: list[RetrieveEntry], asked: list[_Asked], k: int
     ) -> list[RetrieveResult]:
-        start = time.perf_counter_ns()
         none = np.empty(0, np.int64)
         seen = [entry.user.items if entry.exclude_seen else none for entry in entries]
-        numbers, scores = self._index.search(queries, k, seen, model_id=self._model_id)
-        candidates = [
-            fuse(
-                numbers[row],
-                scores[row],
-                popular=self._popular.numbers,
-                places=int(k * self._share(entry.user)),
-                seen=seen[row],
-                query=queries[row],
-                vectors=self._vectors,
+        lists = np.full((len(entries), len(asked), k), -1, np.int64)  # (B, S, k)
+        timings: list[dict[str, int]] = [{} for _ in entries]
+        for place, own in enumerate(asked):
+            start = time.perf_counter_ns()
+            rows = np.flatnonzero(own.finite)
+            lists[rows, place] = own.source.search(
+                [entries[row].user for row in rows],
+                own.queries[rows],
+                k,
+                [seen[row] for row in rows],
             )
+            search = (time.perf_counter_ns() - start) // 1000
+            for row in rows:
+                timings[row] |= {
+                    f"{own.source.kind}_encode": own.encode_micros,
+                    f"{own.source.kind}_search": search,
+                }
+        drawn = turns(k, self._shares, tuple(int(s.source) for s in self._sources))
+        start = time.perf_counter_ns()
+        candidates = [
+            self._fuse(entry.user, lists[row], drawn, seen[row], asked, row)
             for row, entry in enumerate(entries)
         ]
-        search = (time.perf_counter_ns() - start) // 1000
-        timings = {"encode": encode, "search": search}
-        return [RetrieveResult(candidates=own, coverage=1.0, timings=timings) for own in candidates]
+        micros = (time.perf_counter_ns() - start) // 1000
+        return [
+            RetrieveResult(
+                candidates=own,
+                coverage=self._coverage([bool(part.finite[row]) for part in asked]),
+                timings=timings[row] | {"fuse": micros},
+            )
+            for row, own in enumerate(candidates)
+        ]
 
-    def _share(self, user: UserContext) -> float:
+    def _fuse(
+        self,
+        user: UserContext,
+        lists: Int64s,
+        drawn: Turns,
+        seen: Int64s,
+        asked: list[_Asked],
+        row: int,
+    ) -> Candidates:
+        found = fuse(
+            lists,
+            drawn,
+            popular=self._popular.numbers,
+            places=int(lists.shape[1] * self._popular_share(user)),
+            seen=seen,
+            item_count=self._schema.item_count,
+        )
+        own = asked[self._primary([bool(part.finite[row]) for part in asked])]
+        if isinstance(own.source, VectorSource) and own.finite[row]:
+            return _by_score(found, own.source.score(own.queries[row], found.numbers))
+        places = np.arange(1, len(found.numbers) + 1, dtype=np.float32)
+        scores = np.reciprocal(places)
+        return Candidates(numbers=found.numbers, scores=scores, sources=found.sources)
+
+    def _primary(self, answered: Sequence[bool] | None = None) -> int:
+        """Return the place of the first vector source that answered, 0 when there is none."""
+        for place, source in enumerate(self._sources):
+            if isinstance(source, VectorSource) and (answered is None or answered[place]):
+                return place
+        return 0
+
+    def _coverage(self, answered: Sequence[bool]) -> float:
+        if all(answered):
+            return 1.0
+        return float(sum(share for share, own in zip(self._shares, answered, strict=True) if own))
+
+    def _popular_share(self, user: UserContext) -> float:
         items = user.items
-        cold = not len(items) or not ((items >= 0) & (items < len(self._vectors))).any()
+        cold = not len(items) or not ((items >= 0) & (items < self._schema.item_count)).any()
         if cold and not self._users.rows([user.user_id])[0]:
             return self._options.cold_popular_share
         return self._options.popular_share
@@ -188,24 +254,29 @@ class RetrievalCore:
             torch.set_num_threads(self._threads)
 
 
-def check_history(user: UserContext) -> None:
-    """Raise InvalidArgument when history columns or the moment break a rule."""
-    if user.items.ndim != 1 or user.items.dtype != np.int64 or user.times.dtype != np.int64:
-        raise InvalidArgument(
-            "history columns must be one-dimensional int64, "
-            f"got {user.items.dtype} {user.items.shape} and {user.times.dtype} {user.times.shape}"
-        )
-    if len(user.items) > MAX_HISTORY:
-        raise InvalidArgument(f"history must have at most {MAX_HISTORY} events: {len(user.items)}")
-    if user.times.shape != user.items.shape:
-        raise InvalidArgument(
-            f"history must have one time an event, got {len(user.items)} items "
-            f"and {len(user.times)} times"
-        )
-    if user.now < 0:
-        raise InvalidArgument(f"now must be microseconds since 1970, >= 0, got {user.now}")
+@dataclass(frozen=True)
+class _Asked:
+    """A source and its queries of a batch."""
+
+    source: RetrievalSource
+    queries: Float32s  # (B, D)
+    finite: NDArray[np.bool_]  # (B,)
+    encode_micros: int
+
+    @classmethod
+    def of(cls, source: RetrievalSource, users: list[UserContext]) -> _Asked:
+        start = time.perf_counter_ns()
+        queries = source.encode(users)
+        micros = (time.perf_counter_ns() - start) // 1000
+        return cls(source, queries, np.asarray(np.isfinite(queries).all(axis=1)), micros)
+
+    def take(self, rows: Int64s) -> _Asked:
+        finite: NDArray[np.bool_] = self.finite[rows]
+        return _Asked(self.source, self.queries[rows], finite, self.encode_micros)
 
 
-def _encoder(model: TwoTowerNet, features: ItemFeatures, threads: int) -> QueryEncoder:
-    torch.set_num_threads(threads)
-    return QueryEncoder(model, model.item_base(ItemContent.of(features)))
+def _by_score(found: Fused, scores: Float32s) -> Candidates:
+    order = np.argsort(-scores, kind="stable")
+    return Candidates(
+        numbers=found.numbers[order], scores=scores[order], sources=found.sources[order]
+    )

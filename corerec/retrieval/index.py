@@ -42,7 +42,7 @@ class IndexConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexInfo:
-    """What an index says of itself; kept in index.json beside it."""
+    """What an index says of itself; kept in a JSON file beside it."""
 
     kind: Kind
     dim: int
@@ -62,7 +62,7 @@ class IndexInfo:
 
 
 class ItemIndex:
-    """Answers top-k queries over (N, D) L2-normalised vectors."""
+    """Answers top-k queries by inner product over (N, D) vectors of any length."""
 
     def __init__(self, index: Any, numbers: Int64s, info: IndexInfo) -> None:
         self.info = info

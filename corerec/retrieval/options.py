@@ -1,18 +1,35 @@
-"""RetrievalOptions: how candidates of several sources share the places."""
+"""What retrieval asks and how the sources share the places; kept in retrieval.json of a release."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
-from corerec.errors import ConfigError
+from corerec.config import build_config
+from corerec.errors import ConfigError, ReleaseError
+from corerec.stages import Source
+
+HEADER = "retrieval.json"
+KINDS = {
+    "two_tower": Source.TWO_TOWER,
+    "bert4rec": Source.BERT4REC,
+    "matrix_factorization": Source.MATRIX_FACTORIZATION,
+}
+"""The models that a release can hold as sources; the first of them is its primary one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalOptions:
     """How candidates of several sources share the places."""
 
+    quotas: dict[str, float] = field(default_factory=dict)
+    """Weight of a source's share of the places by its kind, such as `bert4rec`; above 0. A source
+    that is not named has 1; weights count relative to the sources that there are."""
     popular_share: float = 0.1
-    """Share of k that popular items fill which the two-tower did not bring, [0, 1]."""
+    """Share of k that popular items fill which no other source brought, [0, 1]."""
     cold_popular_share: float = 1.0
     """The same for a user who is unknown and has no known history, [0, 1]."""
 
@@ -21,3 +38,43 @@ class RetrievalOptions:
         for name in ("popular_share", "cold_popular_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        for kind, weight in self.quotas.items():
+            if not (math.isfinite(weight) and weight > 0):
+                raise ConfigError(f"quotas.{kind} must be above 0 and finite, got {weight}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalHeader:
+    """What retrieval.json of a release holds."""
+
+    sources: tuple[str, ...]
+    """Kinds of the vector sources, the primary one first."""
+    options: RetrievalOptions = field(default_factory=RetrievalOptions)
+
+    def save(self, path: Path) -> None:
+        """Write JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> RetrievalHeader:
+        """Return what a file holds. Raises ReleaseError, ConfigError when it is not this."""
+        try:
+            values = json.loads(path.read_text())
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ReleaseError(f"{path}: not readable as JSON: {error}") from None
+        header = build_config(cls, values, source=path)
+        if unknown := [kind for kind in header.sources if kind not in KINDS]:
+            raise ReleaseError(f"{path}: sources must be among {list(KINDS)}, got {unknown}")
+        return header
+
+
+def shares_of(kinds: Sequence[str], quotas: Mapping[str, float]) -> tuple[float, ...]:
+    """Return each source's share of the places; they add to 1.
+
+    Raises:
+        ConfigError: when a quota names a source that is not among `kinds`.
+    """
+    if unknown := sorted(set(quotas) - set(kinds)):
+        raise ConfigError(f"quotas must name sources among {list(kinds)}, got {unknown}")
+    weights = [quotas.get(kind, 1.0) for kind in kinds]
+    return tuple(weight / sum(weights) for weight in weights)

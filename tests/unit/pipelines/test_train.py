@@ -18,18 +18,19 @@ from corerec.data.dataset import load_dataset
 from corerec.errors import ConfigError, DataError
 from corerec.evaluation.cases import Cases
 from corerec.pipelines.config import TrainConfig, read_config
-from corerec.pipelines.mining import MiningConfig, Retriever, mine
+from corerec.pipelines.mining import MiningConfig, mine
 from corerec.pipelines.progress import Steps
 from corerec.pipelines.report import print_metrics
 from corerec.pipelines.slices import Events, Slice, SliceConfig
-from corerec.pipelines.train import read_metrics, train_release
+from corerec.pipelines.train import prepare, read_metrics, train_release
 from corerec.release import Release
+from corerec.retrieval import PopularList, RetrievalCore, build_index
+from corerec.retrieval.sources import VectorSource
+from corerec.stages import Source
 
 FILES = {
     "catalogue.parquet",
     "histories.parquet",
-    "index.faiss",
-    "index.json",
     "item_features.safetensors",
     "item_vectors.safetensors",
     "metrics.json",
@@ -37,11 +38,15 @@ FILES = {
     "popularity.safetensors",
     "ranker.json",
     "ranker.safetensors",
+    "retrieval.json",
     "rules.toml",
     "schema.json",
     "transitions.safetensors",
     "two_tower.json",
     "two_tower.safetensors",
+    "two_tower_index.faiss",
+    "two_tower_index.json",
+    "two_tower_vectors.safetensors",
     "users.parquet",
 }
 
@@ -72,7 +77,9 @@ def test_a_release_holds_every_promised_file(tiny_release: Path) -> None:
     assert release.info["has_times"] is True
     vectors = load_file(tiny_release / "item_vectors.safetensors")["vectors"]
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    assert faiss.read_index(str(tiny_release / "index.faiss")).ntotal == len(vectors) == 500
+    assert (
+        faiss.read_index(str(tiny_release / "two_tower_index.faiss")).ntotal == len(vectors) == 500
+    )
 
 
 def test_the_metrics_are_kept_and_add_up(tiny_release: Path) -> None:
@@ -146,7 +153,7 @@ def test_a_killed_run_goes_on_and_gives_what_an_unbroken_one_does(tmp_path: Path
     assert not (out / "latest").exists()
     assert list(out.glob(".work-*/two_tower.safetensors"))
     resumed = train_release(data, out, TrainConfig.tiny())
-    for name in ("two_tower.safetensors", "ranker.safetensors", "index.faiss"):
+    for name in ("two_tower.safetensors", "ranker.safetensors", "two_tower_index.faiss"):
         same = Release.open(whole).manifest.files[name].sha256
         assert same == Release.open(resumed).manifest.files[name].sha256, name
     assert not list(out.glob(".work-*"))
@@ -180,16 +187,10 @@ def test_slices_follow_each_other_and_no_case_sees_its_future(
             assert (cases.times[cases.first[row] : cases.before[row]] < cases.now[row]).all()
 
 
-class _FixedEncoder:
-    def encode(self, histories: list[np.ndarray], users: object, now: object) -> np.ndarray:
-        return np.tile(np.array([[1.0, 0.0]], np.float32), (len(histories), 1))
-
-
-def test_mined_negatives_are_unseen_and_cases_that_retrieval_misses_are_left_out() -> None:
-    from corerec.features import UserFeatures
-    from corerec.retrieval import build_index
-
-    angles = np.linspace(0, np.pi, 200)
+def test_mined_negatives_are_unseen_and_cases_that_retrieval_misses_are_left_out(
+    tiny_data: Path,
+) -> None:
+    angles = np.linspace(0, np.pi, 500)
     vectors = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
     items = np.array([0, 1, 2, 5, 0, 1, 2, 150, 3, 4, 6, 199])
     cases = Cases(
@@ -201,20 +202,32 @@ def test_mined_negatives_are_unseen_and_cases_that_retrieval_misses_are_left_out
         items=items,
         times=np.tile(np.arange(4), 3),
     )
-    retriever = Retriever(
-        encoder=_FixedEncoder(),  # type: ignore[arg-type]  # a hand-written fake
-        index=build_index(vectors, model_id="m"),
+    always = VectorSource(
+        kind="two_tower",
+        source=Source.TWO_TOWER,
+        encode=lambda users: np.tile(np.array([[1.0, 0.0]], np.float32), (len(users), 1)),
         vectors=vectors,
-        popular=np.array([199, 1]),
-        popular_share=0.1,
+        index=build_index(vectors, model_id="m"),
+        model_id="m",
     )
-    users = UserFeatures(
-        row=np.arange(4),
-        categorical=np.zeros((4, 0), np.int32),
-        numeric=np.zeros((4, 0), np.float32),
+    parts = prepare(load_dataset(tiny_data), TrainConfig.tiny())
+    core = RetrievalCore(
+        release="r",
+        sources=[always],
+        popular=PopularList(np.array([199, 1]), np.array([2, 1], np.float32)),
+        schema=parts.schema,
+        users=parts.index,
     )
     config = MiningConfig(depth=20, near=10, hard=8, sampled=2)
-    mined = mine(cases, retriever, users, config, history_length=5, rng=np.random.default_rng(0))
+    mined = mine(
+        cases,
+        core,
+        config,
+        contexts=parts.contexts,
+        item_count=500,
+        history_length=5,
+        rng=np.random.default_rng(0),
+    )
     assert mined.candidates[:, 0].tolist() == [5, 199]  # 150 is beyond the 20 best
     assert mined.retrieved[:, 0].tolist() == [True, False]  # only the popular list brought 199
     assert mined.history.tolist() == [[-1, -1, 0, 1, 2], [-1, -1, 3, 4, 6]]

@@ -167,12 +167,33 @@ def test_batches_of_none_give_none() -> None:
     assert numbers.shape == scores.shape == (0, 3)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 0.5])
-def test_vectors_that_are_not_of_length_one_are_refused(value: float) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_vectors_that_are_not_finite_are_refused(value: float) -> None:
     vectors = _units(5)
     vectors[3] = value
-    with pytest.raises(InvalidArgument, match="length 1, row 3"):
+    with pytest.raises(InvalidArgument, match="vectors must be finite, row 3"):
         build_index(vectors, model_id="m1")
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_vectors_of_any_length_are_ranked_by_inner_product(kind: str) -> None:
+    """As those of matrix factorization are: long where an item is popular, some of length 0."""
+    rng = np.random.default_rng(5)
+    vectors = _units(3_000) * rng.lognormal(0, 1, (3_000, 1)).astype(np.float32)
+    vectors[::50] = 0
+    queries = 3 * _units(64, 6)
+    excluded = [rng.integers(0, 3_000, 20) for _ in range(64)]
+    index = _build(kind, vectors, queries=queries)
+    numbers, scores = index.search(queries, 50, excluded)
+    hits = 0
+    for row in range(64):
+        best, _ = _brute(vectors, queries[row], 50, excluded[row])
+        hits += len(np.intersect1d(numbers[row], best))
+        assert not np.isin(numbers[row], excluded[row]).any()
+        assert np.allclose(scores[row], vectors[numbers[row]] @ queries[row], atol=1e-3)
+    assert hits / (64 * 50) >= (1.0 if kind == "flat" else 0.9)
+    # The longest vectors win where the direction says little, as they must by inner product.
+    assert np.linalg.norm(vectors[numbers[:, 0]], axis=1).mean() > 2
 
 
 def test_an_old_query_vector_never_meets_a_new_index(tmp_path: Path) -> None:

@@ -1,0 +1,223 @@
+"""The retrieval step: trains each source on the first slice and builds the index over it."""
+
+# B users, N items, D width
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corerec.engines.protocols import Retriever
+from corerec.engines.two_tower_io import save_two_tower
+from corerec.evaluation.cases import Cases
+from corerec.pipelines.config import TrainConfig
+from corerec.pipelines.parts import Parts
+from corerec.pipelines.progress import Report, Steps
+from corerec.pipelines.slices import Slice
+from corerec.pipelines.tower import Tower, train_tower
+from corerec.retrieval.build import build_index
+from corerec.retrieval.core import RetrievalCore
+from corerec.retrieval.options import KINDS
+from corerec.retrieval.sources import (
+    Encode,
+    ListSource,
+    RetrievalSource,
+    VectorSource,
+    model_class,
+    read_model_id,
+    two_tower_encode,
+)
+from corerec.stages import Float32s
+
+TITLES = {
+    "two_tower": "Train two-tower",
+    "bert4rec": "Train BERT4Rec",
+    "matrix_factorization": "Train matrix factorization",
+}
+_BATCH = 256
+_INDEX_QUERIES = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedSource:
+    """A source of the funnel and how to keep it."""
+
+    source: VectorSource
+    save: Callable[[Path], object]
+    """Writes `<kind>.safetensors` and `<kind>.json` into a folder."""
+    epochs: Sequence[object]
+    """What its training said of each epoch."""
+    best_epoch: int
+
+
+def train_sources(
+    parts: Parts, config: TrainConfig, work: Path, steps: Steps
+) -> list[TrainedSource]:
+    """Return the sources that the config names, trained, the primary one first.
+
+    Each learns from the TOWER slice and leaves checkpoints in `work`.
+    """
+    found = []
+    for kind in KINDS:
+        if kind not in config.sources:
+            continue
+        with steps.step(TITLES[kind]) as report:
+            checkpoint = work / f"{kind}.safetensors"
+            if kind == "two_tower":
+                model = _two_tower(parts, config, checkpoint, report)
+            else:
+                model = _vector_model(kind, parts, config, work, report)
+        with steps.step(f"Build index of {kind}" if len(config.sources) > 1 else "Build index"):
+            found.append(_with_index(model, parts, config))
+    return found
+
+
+def training_core(
+    parts: Parts,
+    sources: Sequence[TrainedSource],
+    own: Sequence[Retriever],
+    config: TrainConfig,
+    threads: int,
+) -> RetrievalCore:
+    """Return retrieval as it would have served when the ranker's slice began."""
+    lists: list[RetrievalSource] = [ListSource(o, parts.events.item_count) for o in own]
+    return RetrievalCore(
+        release="training",
+        sources=[*(trained.source for trained in sources), *lists],
+        popular=parts.popular(Slice.RANKER),
+        schema=parts.schema,
+        users=parts.index,
+        options=config.retrieval,
+        threads=threads,
+    )
+
+
+def item_space(sources: Sequence[TrainedSource], item_count: int) -> Float32s:
+    """Return unit vectors (N, D) by which ranking and rerank compare items: the primary source's.
+
+    Without a vector source they are zeros: nothing is like anything.
+    """
+    if not sources:
+        return np.zeros((item_count, 1), np.float32)
+    vectors = sources[0].source.vectors
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if (np.abs(length - 1) < 1e-3).all():
+        return vectors
+    found: Float32s = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    kind: str
+    encode: Encode
+    vectors: Float32s
+    model_id: str
+    save: Callable[[Path], object]
+    epochs: Sequence[object]
+    best_epoch: int
+
+
+def _two_tower(parts: Parts, config: TrainConfig, checkpoint: Path, report: Report) -> _Model:
+    tower: Tower = train_tower(
+        parts.events,
+        parts.schema,
+        parts.features,
+        parts.users,
+        config,
+        checkpoint=checkpoint,
+        report=report,
+    )
+    end = int(parts.events.times.max())
+    return _Model(
+        kind="two_tower",
+        encode=two_tower_encode(tower.encoder, parts.schema, parts.index, end),
+        vectors=tower.vectors,
+        model_id=tower.model_id,
+        save=lambda folder: save_two_tower(
+            tower.fit.model, folder / "two_tower.safetensors", folder / "two_tower.json"
+        ),
+        epochs=tower.fit.epochs,
+        best_epoch=tower.fit.best_epoch,
+    )
+
+
+def _vector_model(
+    kind: str, parts: Parts, config: TrainConfig, work: Path, report: Report
+) -> _Model:
+    cases = parts.events.cases(Slice.VALIDATION).sample(
+        config.evaluation.tower_cases, np.random.default_rng([config.seed, 101])
+    )
+    k = config.evaluation.tower_recall_at
+    model = model_class(kind)(
+        config=getattr(config, kind),
+        training=getattr(config, f"{kind}_fit"),
+        seed=config.seed,
+        device=config.device,
+    )
+    model.fit(
+        parts.events.sequences(),
+        validate=(lambda own: recall(cases, parts, own, k)) if len(cases) else None,
+        checkpoint=work / f"{kind}.safetensors",
+        report=report,
+    )
+    # Saved and loaded back at once: what is measured is what will be served.
+    folder = work / f"{kind}.model"
+    model.save(folder)
+    served = model_class(kind).load(folder)
+    history = getattr(model, "history", None)
+    return _Model(
+        kind=kind,
+        encode=served.encode_users,
+        vectors=np.ascontiguousarray(served.encode_items(), np.float32),
+        model_id=read_model_id(folder / f"{kind}.json"),
+        save=served.save,
+        epochs=getattr(history, "epochs", ()),
+        best_epoch=getattr(history, "best_epoch", -1),
+    )
+
+
+def recall(cases: Cases, parts: Parts, model: Any, k: int) -> float:
+    """Return the share of cases whose right item is among the k best unseen ones, exactly."""
+    vectors, hits = model.encode_items(), 0
+    for start in range(0, len(cases), _BATCH):
+        rows = np.arange(start, min(start + _BATCH, len(cases)))
+        right = cases.right[rows]
+        queries = model.encode_users(parts.contexts(cases, rows))
+        scores = queries @ vectors.T  # (B, N)
+        own = np.einsum("bd,bd->b", queries, vectors[right])
+        for row, history in enumerate(cases.histories(rows)):
+            scores[row, history] = -np.inf
+        # The product above and this one may differ in the last bit: the item itself is taken off.
+        scores[np.arange(len(rows)), right] = -np.inf
+        hits += int(((scores > own[:, None]).sum(1) < k).sum())
+    return hits / len(cases)
+
+
+def _with_index(model: _Model, parts: Parts, config: TrainConfig) -> TrainedSource:
+    """Build the index; its recall is measured on queries of the validation slice."""
+    cases = parts.events.cases(Slice.VALIDATION)
+    cases = cases.sample(_INDEX_QUERIES, np.random.default_rng([config.seed, 102]))
+    queries = model.encode(parts.contexts(cases, np.arange(len(cases))))
+    index = build_index(
+        model.vectors,
+        model_id=model.model_id,
+        config=config.index,
+        queries=queries,
+        seed=config.seed,
+    )
+    source = VectorSource(
+        kind=model.kind,
+        source=KINDS[model.kind],
+        encode=model.encode,
+        vectors=model.vectors,
+        index=index,
+        model_id=model.model_id,
+    )
+    return TrainedSource(
+        source=source, save=model.save, epochs=model.epochs, best_epoch=model.best_epoch
+    )

@@ -1,0 +1,215 @@
+"""Sources: what retrieval asks for candidates. A model's vectors behind an index, or your own list.
+
+The first vector source of a release is its primary one: candidates of every source carry its dot
+product as their score, so that scores compare.
+"""
+
+# B users, D width, N items, n candidates
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from corerec.engines.protocols import Retriever
+from corerec.engines.two_tower_io import load_two_tower
+from corerec.engines.two_tower_shape import ItemContent
+from corerec.errors import InvalidArgument, ReleaseError
+from corerec.features import FeatureSchema, ItemFeatures, UserIndex
+from corerec.release import Release
+from corerec.retrieval.build import load_index
+from corerec.retrieval.encoder import QueryEncoder
+from corerec.retrieval.index import ItemIndex
+from corerec.retrieval.options import KINDS
+from corerec.stages import Float32s, Int64s, Source, UserContext
+
+Encode = Callable[[Sequence[UserContext]], Float32s]
+
+_HOMES = {
+    "bert4rec": ("corerec.engines.bert4rec", "BERT4Rec"),
+    "matrix_factorization": ("corerec.cf_engine", "MatrixFactorization"),
+}
+
+
+class RetrievalSource(Protocol):
+    """What RetrievalCore asks of a source."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in quotas and timings."""
+        ...
+
+    @property
+    def source(self) -> Source:
+        """What its candidates are marked with."""
+        ...
+
+    @property
+    def encode(self) -> Encode:
+        """Users to queries (B, D); a user whose query is not finite is not asked about."""
+        ...
+
+    def search(
+        self, users: Sequence[UserContext], queries: Float32s, k: int, seen: Sequence[Int64s]
+    ) -> Int64s:
+        """Return (B, k) item numbers, best first, each once, none seen, padded with -1."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorSource:
+    """A model whose dot products an index ranks."""
+
+    kind: str
+    source: Source
+    encode: Encode
+    vectors: Float32s
+    """(N, D) by item number, of any length."""
+    index: ItemIndex
+    model_id: str
+
+    def search(
+        self, users: Sequence[UserContext], queries: Float32s, k: int, seen: Sequence[Int64s]
+    ) -> Int64s:
+        """Return the k items of highest dot product of each query; see RetrievalSource."""
+        return self.index.search(queries, k, seen, model_id=self.model_id)[0]
+
+    def score(self, query: Float32s, numbers: Int64s) -> Float32s:
+        """Return dot products (n,) of a query (D,) with items (n,)."""
+        found: Float32s = np.take(self.vectors, numbers, axis=0) @ query
+        return found
+
+
+class ListSource:
+    """A retriever of your own: its lists, without what was seen."""
+
+    def __init__(self, retriever: Retriever, item_count: int) -> None:
+        self.kind, self.source = type(retriever).__name__, Source.UNSPECIFIED
+        self._retriever, self._item_count = retriever, item_count
+
+    def encode(self, users: Sequence[UserContext]) -> Float32s:
+        """Return queries of no width: the lists come from the users themselves."""
+        return np.empty((len(users), 0), np.float32)
+
+    def search(
+        self, users: Sequence[UserContext], queries: Float32s, k: int, seen: Sequence[Int64s]
+    ) -> Int64s:
+        """Return what the retriever brings. Raises InvalidArgument when that is no list a user."""
+        found = self._retriever.retrieve(users, k)
+        if len(found) != len(users):
+            raise InvalidArgument(
+                f"{self.kind}.retrieve must return one list a user, "
+                f"got {len(found)} for {len(users)}"
+            )
+        out = np.full((len(users), k), -1, np.int64)
+        for row, (own, known) in enumerate(zip(found, seen, strict=True)):
+            numbers = np.asarray(own.numbers, np.int64)
+            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < self._item_count:
+                raise InvalidArgument(
+                    f"{self.kind}.retrieve must return item numbers in [0, {self._item_count}), "
+                    f"got {numbers.min()}..{numbers.max()}"
+                )
+            first = np.sort(np.unique(numbers, return_index=True)[1])
+            numbers = numbers[first]
+            numbers = numbers[~np.isin(numbers, known)][:k]
+            out[row, : len(numbers)] = numbers
+        return out
+
+
+def vectors_file(kind: str) -> str:
+    """Return the name of a source's item vectors in a release."""
+    return f"{kind}_vectors.safetensors"
+
+
+def index_files(kind: str) -> tuple[str, str]:
+    """Return the names of a source's index and its header in a release."""
+    return f"{kind}_index.faiss", f"{kind}_index.json"
+
+
+def load_source(
+    release: Release, kind: str, schema: FeatureSchema, users: UserIndex, threads: int
+) -> VectorSource:
+    """Return a source of a release.
+
+    Raises:
+        ReleaseError: when a file is missing or the parts are not of one model.
+    """
+    torch.set_num_threads(threads)
+    if kind == "two_tower":
+        encode, model_id = _load_two_tower(release, schema, users)
+    else:
+        encode, model_id = _load_model(release, kind)
+    path, header = (release.file(name) for name in index_files(kind))
+    index = load_index(path, header, model_id=model_id)
+    vectors = load_file(release.file(vectors_file(kind)))["vectors"]
+    expected = (schema.item_count, index.info.dim)
+    if vectors.shape != expected or index.info.count != schema.item_count:
+        raise ReleaseError(
+            f"{header}: index, vectors and catalogue must agree on {expected}, got "
+            f"{(index.info.count, index.info.dim)} and {vectors.shape}"
+        )
+    return VectorSource(
+        kind=kind,
+        source=KINDS[kind],
+        encode=encode,
+        vectors=vectors,
+        index=index,
+        model_id=model_id,
+    )
+
+
+def two_tower_encode(
+    encoder: QueryEncoder, schema: FeatureSchema, users: UserIndex, data_end: int
+) -> Encode:
+    """Return the encoding of users as requests give them; `data_end` is the moment of `now` 0."""
+
+    def encode(contexts: Sequence[UserContext]) -> Float32s:
+        inputs = schema.encode_users(
+            [user.user_id for user in contexts], [user.attributes for user in contexts], users
+        )
+        moments = np.fromiter((u.now or data_end for u in contexts), np.int64, len(contexts))
+        return encoder.encode([user.items for user in contexts], inputs, moments)
+
+    return encode
+
+
+def model_class(kind: str) -> Any:
+    """Return the class of a kind that loads itself from its files."""
+    home, name = _HOMES[kind]
+    return getattr(import_module(home), name)
+
+
+def read_model_id(header: Path) -> str:
+    """Return the digest of the weights that a model's JSON names."""
+    try:
+        return str(json.loads(header.read_text())["model_id"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ReleaseError(f"{header}: must name the model_id of its weights: {error}") from None
+
+
+def _load_two_tower(
+    release: Release, schema: FeatureSchema, users: UserIndex
+) -> tuple[Encode, str]:
+    model, model_id = load_two_tower(
+        release.file("two_tower.safetensors"), release.file("two_tower.json")
+    )
+    features = ItemFeatures.load(release.file("item_features.safetensors"))
+    encoder = QueryEncoder(model, model.item_base(ItemContent.of(features)))
+    end = int(release.info["data_end_micros"])
+    return two_tower_encode(encoder, schema, users, end), model_id
+
+
+def _load_model(release: Release, kind: str) -> tuple[Encode, str]:
+    header = release.file(f"{kind}.json")
+    release.file(f"{kind}.safetensors")
+    model = model_class(kind).load(release.path)
+    encode: Encode = model.encode_users
+    return encode, read_model_id(header)

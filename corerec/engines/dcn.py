@@ -1,45 +1,62 @@
-"""DCN-v2: explicit feature crosses beside a deep network, for one task (interaction or not).
+"""DCN-v2: explicit feature crosses and a deep network over one dense row, and its estimator.
 
-It takes one dense row per (user, item) pair; embedding the features is `corerec.ranking.model`.
-Source: Wang et al., "DCN V2", WWW 2021: low-rank cross layer eq. 2, parallel structure section 3.
+`Dcn` takes rows of numbers: `corerec.ranking.model` makes them of users and items, `DCN` of tables.
+Source: Wang et al., "DCN V2", WWW 2021: cross layer eq. 1, low-rank eq. 2, structures section 3.
 """
 
-# P pairs, D input width, R rank of a cross layer
+# P rows, D input width, R rank of a cross layer, F fields, E width of an embedding, T tasks
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from corerec.errors import InvalidArgument
+from corerec.engines.ctr import CtrModel
+from corerec.engines.ctr_net import run_layers
+from corerec.errors import ConfigError, InvalidArgument
 
 
 @dataclass(frozen=True, kw_only=True)
 class DcnConfig:
-    """Sizes of a DCN-v2."""
+    """Sizes of a DCN-v2. The defaults are for the ranker; `tabular` has those of tables."""
 
     cross_layers: int = 2
     """Cross layers: degree of the highest explicit feature product - 1, >= 1."""
-    cross_rank: int = 16
-    """Rank of each cross layer's matrix, >= 1."""
+    cross_rank: int | None = 16
+    """Rank of each cross layer's matrix; 0 or None is a full matrix."""
     deep: tuple[int, ...] = (64, 32)
     """Widths of the hidden layers of the deep part, at least one."""
     dropout: float = 0.1
     """Share of hidden units that are dropped while training, [0, 1)."""
+    structure: Literal["parallel", "stacked"] = "parallel"
+    """Whether the deep part reads the input, beside the crosses, or what the crosses made of it."""
+    batch_norm: bool = False
+    """Normalises each hidden layer of the deep part over the batch."""
 
     def __post_init__(self) -> None:
         """Check ranges. Raises InvalidArgument."""
-        for name in ("cross_layers", "cross_rank"):
-            if getattr(self, name) < 1:
-                raise InvalidArgument(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.cross_layers < 1:
+            raise InvalidArgument(f"cross_layers must be >= 1, got {self.cross_layers}")
+        if self.cross_rank is not None and self.cross_rank < 0:
+            raise InvalidArgument(f"cross_rank must be >= 0, got {self.cross_rank}")
         if not self.deep or min(self.deep) < 1:
             raise InvalidArgument(f"deep must be widths >= 1, at least one, got {self.deep}")
         if not 0 <= self.dropout < 1:
             raise InvalidArgument(f"dropout must be in [0, 1), got {self.dropout}")
+        if self.structure not in ("parallel", "stacked"):
+            raise ConfigError(f"structure must be parallel or stacked, got {self.structure!r}")
+
+    @classmethod
+    def tabular(cls) -> DcnConfig:
+        """Return the sizes of the BARS benchmark: full crosses beside three wide layers."""
+        return cls(
+            cross_layers=3, cross_rank=None, deep=(400, 400, 400), dropout=0.2, batch_norm=True
+        )
 
 
 class CrossLayer(nn.Module):
@@ -53,35 +70,85 @@ class CrossLayer(nn.Module):
 
     def forward(self, x0: Tensor, x: Tensor) -> Tensor:
         """Return the next layer's input. Shapes: x0, x, result (P, D)."""
-        return x0 * torch.addmm(self.bias, x @ self.v, self.u.T) + x
+        return torch.addcmul(x, x0, torch.addmm(self.bias, x @ self.v, self.u.T))
+
+
+class FullCrossLayer(nn.Module):
+    """x_next = x0 * (W x + b) + x, with W of shape (D, D)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width, width) / width**0.5)
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x0: Tensor, x: Tensor) -> Tensor:
+        """Return the next layer's input. Shapes: x0, x, result (P, D)."""
+        return torch.addcmul(x, x0, F.linear(x, self.weight, self.bias))
 
 
 class Dcn(nn.Module):
-    """Cross network and deep network side by side on the same input, joined by one linear head."""
+    """Cross network and deep network beside or after each other, joined by one head a task."""
 
-    def __init__(self, width: int, config: DcnConfig) -> None:
+    def __init__(self, width: int, config: DcnConfig, tasks: int = 1) -> None:
         super().__init__()
         self.width, self.config = width, config
+        rank = config.cross_rank
         self.cross = nn.ModuleList(
-            CrossLayer(width, config.cross_rank) for _ in range(config.cross_layers)
+            CrossLayer(width, rank) if rank else FullCrossLayer(width)
+            for _ in range(config.cross_layers)
         )
         sizes = (width, *config.deep)
         self.deep = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        self.dropout = nn.Dropout(config.dropout)
-        self.cross_head = nn.Linear(width, 1, bias=False)
-        self.deep_head = nn.Linear(sizes[-1], 1)
-        nn.init.normal_(self.cross_head.weight, std=0.1 / width**0.5)
+        self.norm = nn.ModuleList(nn.BatchNorm1d(b) for b in config.deep if config.batch_norm)
+        self.cross_head: nn.Linear | None = None
+        if config.structure == "parallel":
+            self.cross_head = nn.Linear(width, tasks, bias=False)
+            nn.init.normal_(self.cross_head.weight, std=0.1 / width**0.5)
+        self.deep_head = nn.Linear(sizes[-1], tasks)
 
     def forward(self, x0: Tensor) -> Tensor:
-        """Return logits. Shapes: x0 (P, D), result (P,)."""
+        """Return logits. Shapes: x0 (P, D), result (P, T)."""
         x = x0
         for layer in self.cross:
             x = layer(x0, x)
-        hidden = x0
-        for linear in self.deep:
-            hidden = self.dropout(F.relu(linear(hidden)))
-        logits: Tensor = self.cross_head(x) + self.deep_head(hidden)  # (P, 1)
-        return logits.view(-1)
+        dropout = self.config.dropout if self.training else 0.0
+        own = x0 if self.cross_head is not None else x
+        logits: Tensor = self.deep_head(run_layers(own, self.deep, self.norm, dropout))
+        return logits if self.cross_head is None else logits + self.cross_head(x)
+
+
+class _Rows(nn.Module):
+    """Lays the embeddings and numbers of a table's row side by side, for a Dcn."""
+
+    def __init__(self, dcn: Dcn) -> None:
+        super().__init__()
+        self.dcn = dcn
+
+    def forward(self, vectors: Tensor, numbers: Tensor) -> Tensor:
+        """Return (P, T). Shapes: vectors (P, F, E), numbers (P, M)."""
+        flat = vectors.flatten(1)
+        logits: Tensor = self.dcn(torch.cat([flat, numbers], 1) if numbers.shape[1] else flat)
+        return logits
+
+
+class DCN(CtrModel[DcnConfig]):
+    """DCN-v2 for tables: `fit`, `predict`, `score`, `save`, `load`; one head a task.
+
+    Source: Wang et al., "DCN V2", WWW 2021. What differs: all fields have one width of embedding,
+    and tasks share everything below their heads; no mixture of experts.
+    """
+
+    kind: ClassVar[str] = "dcn"
+    config_class = DcnConfig
+
+    @classmethod
+    def default_config(cls) -> DcnConfig:
+        """Return `DcnConfig.tabular()`."""
+        return DcnConfig.tabular()
+
+    def _core(self, fields: int, numbers: int) -> nn.Module:
+        width = fields * self.embedding_dim + numbers
+        return _Rows(Dcn(width, self.config, len(self.tasks)))
 
 
 def logistic_loss(logits: Tensor) -> Tensor:

@@ -97,6 +97,22 @@ def auc(labels: Int64s, scores: Float64s) -> float:
     return float(gain / (positive * negative))
 
 
+def expected_calibration_error(labels: Int64s, probabilities: Float64s, bins: int = 15) -> float:
+    """Return the mean distance between what was said and what came, over bins of what was said.
+
+    Shapes: labels (N,) of 0 and 1; probabilities (N,) in [0, 1]. The bins are equally wide, and
+    each weighs as many rows as it holds. Source: Guo et al., ICML 2017, eq. 3, for the
+    probability of the positive class.
+    """
+    _need_cases(labels)
+    if bins < 1:
+        raise InvalidArgument(f"bins must be at least 1, got {bins}")
+    place = np.clip((probabilities * bins).astype(np.int64), 0, bins - 1)
+    said = np.bincount(place, probabilities, minlength=bins)
+    came = np.bincount(place, labels > 0, minlength=bins)
+    return float(np.abs(said - came).sum() / len(labels))
+
+
 def _need_cases(values: NDArray[np.int64]) -> None:
     if not len(values):
         raise InvalidArgument("a metric needs at least one case, got 0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,8 @@ class RankingExamples:
     """(B, 1 + n) what retrieval scored, or would have scored, each candidate."""
     retrieved: NDArray[np.bool_]
     """(B, 1 + n) where `retrieval_scores` has a value; the others count as unknown."""
+    labels: NDArray[np.float32] | None = None
+    """(B, T) in [0, 1]: for which of the ranker's tasks column 0 is a positive; None is for all."""
     positive_counted: bool = False
     """Whether the popularity counts hold column 0's own interaction (data without times)."""
 
@@ -50,6 +53,8 @@ class RankingExamples:
                 f"history and history_times must be ({cases}, L), "
                 f"got {self.history.shape} and {self.history_times.shape}"
             )
+        if self.labels is not None:
+            _check_labels(self.labels, cases)
         if self.now.shape != (cases,):
             raise InvalidArgument(f"now must have shape {(cases,)}, got {self.now.shape}")
         if not np.isfinite(self.retrieval_scores[self.retrieved]).all():
@@ -60,5 +65,17 @@ class RankingExamples:
 
     def take(self, rows: NDArray[np.int64] | slice) -> RankingExamples:
         """Return these cases, in this order."""
-        arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self)[:-1]}
+        arrays: dict[str, Any] = {
+            f.name: None if (own := getattr(self, f.name)) is None else own[rows]
+            for f in fields(self)[:-1]
+        }
         return RankingExamples(**arrays, positive_counted=self.positive_counted)
+
+
+def _check_labels(labels: NDArray[np.float32], cases: int) -> None:
+    if labels.ndim != 2 or len(labels) != cases or not labels.shape[1]:
+        raise InvalidArgument(f"labels must be ({cases}, T), T >= 1, got {labels.shape}")
+    if labels.size and not (labels.min() >= 0 and labels.max() <= 1):  # a NaN is neither
+        raise InvalidArgument(
+            f"labels must be in [0, 1], without NaN, got {labels.min()}..{labels.max()}"
+        )

@@ -47,8 +47,11 @@ def load_ranker(schema: FeatureSchema, weights: Path, config: Path) -> RankingMo
     sizes = build_config(RankingModelConfig, described["config"], source=config.name)
     model = RankingModel(schema, sizes, described["tower_width"])
     try:
-        model.load_state_dict(load_file(weights))
-    except RuntimeError as error:
+        state = load_file(weights)
+        # Releases from before there were several tasks hold one scale and bias as (2,).
+        state["calibration"] = state["calibration"].view(-1, 2)
+        model.load_state_dict(state)
+    except (RuntimeError, KeyError) as error:
         first = str(error).splitlines()[-1].strip()
         raise InvalidArgument(f"{weights.name} does not fit {config.name}: {first}") from None
     return model.eval()

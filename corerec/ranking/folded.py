@@ -5,9 +5,13 @@ g_l = c_l + sum_{m<l} U_m z_m, z_l = V_l^T x_l and c_l = 1 + b_1 + .. + b_{l-1}.
 constant parts of the other z_l, the head's U_m^T (w * x0) and the first deep layer are linear in
 x0: their item part is a table made at load, their user part is computed once a request. What is
 left per pair are small products. This is exact; `RankingModel.forward` is the oracle.
+
+It holds for low-rank crosses beside a plain deep part. A full matrix has no small z to keep, and
+stacked crosses, batch normalisation and DLRM's products are not linear in x0: `serving_form` gives
+the plain model for those.
 """
 
-# B requests, n candidates, P = B n pairs, R rank, M cross layers, K linear columns, Q item + pair
+# B requests, n candidates, P = B n pairs, R rank, M cross layers, K linear columns, T tasks
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from corerec.engines.dcn import CrossLayer
+from corerec.engines.dcn import CrossLayer, Dcn
 from corerec.ranking.features import RankingBatch
 from corerec.ranking.model import RankingModel
 from corerec.ranking.tables import ItemTables
@@ -24,6 +28,27 @@ from corerec.ranking.tables import ItemTables
 TABLE_BYTES = 1 << 30
 """Largest item table that is kept; for more items its rows are computed when they are needed."""
 CHUNK = 16_384
+
+
+class PlainRanker:
+    """Scores batches with the model as it was trained, for the networks that do not fold."""
+
+    def __init__(self, model: RankingModel, tables: ItemTables) -> None:
+        self.model, self.tables = model.to(tables.device).eval(), tables
+
+    def __call__(self, batch: RankingBatch, pairs: Tensor) -> Tensor:
+        """Return the logits of `RankingModel.forward`: pairs (F, B, n), result (T, B, n)."""
+        logits: Tensor = self.model(self.tables, batch, pairs)
+        return logits
+
+
+def serving_form(model: RankingModel, tables: ItemTables) -> FoldedRanker | PlainRanker:
+    """Return the fastest form of the model that gives its numbers."""
+    dcn = model.dcn
+    folds = dcn is not None and bool(dcn.config.cross_rank) and not dcn.config.batch_norm
+    if folds and dcn is not None and dcn.config.structure == "parallel":
+        return FoldedRanker(model, tables)
+    return PlainRanker(model, tables)
 
 
 class FoldedRanker:
@@ -34,6 +59,7 @@ class FoldedRanker:
     ) -> None:
         """Fold `model`, which is in evaluation mode, on the device of the tables."""
         self.model, self.tables = model.to(tables.device).eval(), tables
+        self.dcn = cast(Dcn, model.dcn)
         self._fold()
         width = model.item_side_width + self.columns
         self.table: tuple[Tensor, Tensor] | None = None
@@ -45,20 +71,21 @@ class FoldedRanker:
 
     @torch.no_grad()
     def _fold(self) -> None:
-        dcn = self.model.dcn
+        dcn = self.dcn
         layers = [cast(CrossLayer, layer) for layer in dcn.cross]
         v = [layer.v.detach() for layer in layers]  # M of (D, R)
         u = [layer.u.detach() for layer in layers]
-        head = dcn.cross_head.weight.detach()[0]  # (D,)
-        constants = [torch.ones_like(head)]
+        heads = cast(nn.Linear, dcn.cross_head).weight.detach()  # (T, D)
+        constants = [torch.ones_like(heads[0])]
         for layer in layers:
             constants.append(constants[-1] + layer.bias.detach())
         first = cast(nn.Linear, dcn.deep[0])
         linear = [c[:, None] * own for c, own in zip(constants, v, strict=False)]
-        linear += [head[:, None] * own for own in u]
-        linear += [(head * constants[-1])[:, None], first.weight.detach().T]
+        linear += [head[:, None] * own for head in heads for own in u]
+        linear += [(heads * constants[-1]).T, first.weight.detach().T]
         fold = torch.cat(linear, dim=1)  # (D, K)
         self.rank, self.depth, self.columns = v[0].shape[1], len(layers), fold.shape[1]
+        self.tasks = len(heads)
         users, items = self.model.user_side_width, self.model.item_side_width
         self.pairs = self.model.pair_side_width
         self.fold_user, self.fold_item, self.fold_pair = (
@@ -72,13 +99,6 @@ class FoldedRanker:
             torch.split(torch.cat(u[:m], dim=1), [users, items, self.pairs])
             for m in range(1, len(u))
         ]  # (D part, m R)
-        self.deep = [cast(nn.Linear, layer) for layer in list(dcn.deep)[1:]]
-        self.bias = torch.zeros(self.columns, device=fold.device)
-        self.bias[-len(first.bias) :] = first.bias.detach()
-        self.v_user = [part[:users].contiguous() for part in v]
-        self.v_rest = [part[users:].contiguous() for part in v]  # (Q, R)
-        self.u_user = [torch.cat(u[:m], 1)[:users].T.contiguous() for m in range(1, len(u))]
-        self.u_rest = [torch.cat(u[:m], 1)[users:].T.contiguous() for m in range(1, len(u))]
 
     def _compute(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is fixed per item: its inputs (P, Di) and their linear columns (P, K)."""
@@ -86,7 +106,7 @@ class FoldedRanker:
         return item, item @ self.fold_item
 
     def __call__(self, batch: RankingBatch, pairs: Tensor) -> Tensor:
-        """Return the logits of `RankingModel.forward`. Shapes: pairs (F, B, n), result (B, n)."""
+        """Return `RankingModel.forward`. Shapes: pairs (F, B, n), result (T, B, n)."""
         cases, count = batch.candidates.shape
         flat = batch.candidates.reshape(-1)
         if self.table is None:
@@ -98,10 +118,11 @@ class FoldedRanker:
         user = self.model.user_side(batch)  # (B, Du)
         linear.addmm_(pair.T, self.fold_pair)
         linear.view(cases, count, -1).add_(torch.addmm(self.bias, user, self.fold_user)[:, None])
-        return self._cross(user, item, pair, linear).add_(self._deep(linear)).view(cases, count)
+        logits = self._cross(user, item, pair, linear).add_(self._deep(linear))  # (P, T)
+        return logits.T.reshape(-1, cases, count)
 
     def _cross(self, user: Tensor, item: Tensor, pair: Tensor, linear: Tensor) -> Tensor:
-        """Return (P,), the cross network's part.
+        """Return (P, T), the cross network's part.
 
         Shapes: user (B, Du), item (P, Di), pair (Dp, P), linear (P, K).
         """
@@ -119,14 +140,15 @@ class FoldedRanker:
             of_user = u_user.T @ (user[:, :, None] * v_user)  # (B, m R, R)
             fresh.view(cases, -1, rank).baddbmm_(z.reshape(cases, -1, z.shape[1]), of_user)
             z = torch.cat([z, fresh], dim=1)
-        width = self.depth * rank
-        return (z * linear[:, width : 2 * width]).sum(1).add_(linear[:, 2 * width])
+        width, tasks = self.depth * rank, self.tasks
+        constants = linear[:, width * (1 + tasks) :][:, :tasks]
+        heads = linear[:, width : width * (1 + tasks)].view(-1, tasks, width)
+        return (z[:, None] * heads).sum(2).add_(constants)
 
     def _deep(self, linear: Tensor) -> Tensor:
-        """Return (P,) the deep network's part."""
-        dcn = self.model.dcn
-        hidden = linear[:, 2 * self.depth * self.rank + 1 :].relu()
+        """Return (P, T) the deep network's part."""
+        dcn = self.dcn
+        hidden = linear[:, (1 + self.tasks) * self.depth * self.rank + self.tasks :].relu()
         for layer in self.deep:
             hidden = torch.addmm(layer.bias, hidden, layer.weight.T).relu_()
-        out: Tensor = torch.addmm(dcn.deep_head.bias, hidden, dcn.deep_head.weight.T)
-        return out.view(-1)
+        return torch.addmm(dcn.deep_head.bias, hidden, dcn.deep_head.weight.T)

@@ -1,21 +1,28 @@
 """RankingModel: embeds users, items and their comparison into one row per pair, and crosses them.
 
+The crossing network is a DCN-v2 or a DLRM, with one head for each task.
+
 The row is [user | item | pair]. Serving relies on that order: the user part is the same for all
 candidates of a request, the item part never changes while a release is served.
 """
 
-# B cases, n candidates, L history, A attended history, E item width
+# B cases, n candidates, L history, A attended history, E item width, T tasks
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from corerec.engines.ctr_objective import Objective, check_tasks
 from corerec.engines.dcn import Dcn, DcnConfig
+from corerec.engines.dlrm import DlrmConfig
+from corerec.errors import ConfigError
 from corerec.features import FeatureSchema
 from corerec.ranking.features import RankingBatch, pair_names, user_dense_width
+from corerec.ranking.rows import RowDlrm
 from corerec.ranking.tables import ItemTables, pick
 
 CLAMP = 8.0
@@ -40,7 +47,23 @@ class RankingModelConfig:
     """Newest history items that are compared with a candidate in the model's own space, >= 1."""
     user_unknown: float = 0.2
     """Share of training cases whose user id is hidden, so that row 0 learns what strangers like."""
+    network: Literal["dcn", "dlrm"] = "dcn"
+    """What crosses the row of a pair."""
     dcn: DcnConfig = field(default_factory=DcnConfig)
+    dlrm: DlrmConfig = field(default_factory=DlrmConfig)
+    """Its embeddings are projected to `item_width`."""
+    tasks: tuple[str, ...] = ("interaction",)
+    """What is predicted, a head each: types of event of the data, or all as one "interaction"."""
+    objective: str = ""
+    """The formula over the tasks' probabilities that candidates are ranked by, such as
+    "click + 5 * like"; "" is their sum."""
+
+    def __post_init__(self) -> None:
+        """Check ranges. Raises ConfigError."""
+        if self.network not in ("dcn", "dlrm"):
+            raise ConfigError(f"network must be dcn or dlrm, got {self.network!r}")
+        check_tasks(self.tasks)
+        Objective(self.objective, self.tasks)
 
 
 def _embedding(count: int, width: int, blank: int | None = None) -> nn.Embedding:
@@ -53,7 +76,7 @@ def _embedding(count: int, width: int, blank: int | None = None) -> nn.Embedding
 
 
 class RankingModel(nn.Module):
-    """P(interaction | user, item, moment) as a logit, before calibration."""
+    """P(task | user, item, moment) as a logit a task, before calibration."""
 
     pair_mean: Tensor
     pair_std: Tensor
@@ -84,7 +107,9 @@ class RankingModel(nn.Module):
         pairs = len(pair_names(schema))
         self.register_buffer("pair_mean", torch.zeros(pairs))
         self.register_buffer("pair_std", torch.ones(pairs))
-        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))  # scale, bias
+        tasks = len(config.tasks)
+        self.register_buffer("calibration", torch.tensor([[1.0, 0.0]]).repeat(tasks, 1))  # (T, 2)
+        self.objective = Objective(config.objective, config.tasks)
         self.user_side_width = (
             config.user_width + code * len(self.user_codes) + user_dense_width(schema) + width
         )
@@ -96,9 +121,23 @@ class RankingModel(nn.Module):
             + len(schema.item_numeric)
         )
         self.pair_side_width = pairs + LEARNED_PAIRS
-        self.dcn = Dcn(
-            self.user_side_width + self.item_side_width + self.pair_side_width, config.dcn
-        )
+        wide = self.user_side_width + self.item_side_width + self.pair_side_width
+        self.dcn = Dcn(wide, config.dcn, tasks) if config.network == "dcn" else None
+        self.dlrm: RowDlrm | None = None
+        if config.network == "dlrm":
+            self.dlrm = RowDlrm(self._layout(), width, config.dlrm, tasks)
+
+    def _layout(self) -> list[tuple[int, bool]]:
+        """Return the parts of a row in order: width, and whether it is an embedding."""
+        own, code = self.config, self.config.code_width
+        user = [(own.user_width, True), *[(code, True)] * len(self.user_codes)]
+        user += [(user_dense_width(self.schema), False), (own.item_width, True)]
+        item = [(own.item_width, True)]
+        item += [(code, True)] * (len(self.item_codes) + len(self.item_lists))
+        item += [(own.title_width, True)]
+        item += [(own.vector_width, True)] * (2 if self.schema.vector_width else 1)
+        item += [(len(self.schema.item_numeric), False)]
+        return [*user, *item, (self.pair_side_width, False)]
 
     def user_side(self, batch: RankingBatch) -> Tensor:
         """Return (B, user_side_width)."""
@@ -154,19 +193,32 @@ class RankingModel(nn.Module):
         return torch.cat([scaled, learned])
 
     def forward(self, tables: ItemTables, batch: RankingBatch, pairs: Tensor) -> Tensor:
-        """Return logits, one pair a row of the DCN: the plain form, which training uses.
+        """Return logits, one pair a row of the network: the plain form, which training uses.
 
-        Shapes: pairs (F, B, n) from `pair_features`; result (B, n).
+        Shapes: pairs (F, B, n) from `pair_features`; result (T, B, n).
         """
         cases, count = batch.candidates.shape
         item = self.item_side(tables, batch.candidates.reshape(-1)).view(cases, count, -1)
         pair = self.pair_side(batch, pairs, item[..., : self.config.item_width])
         user = self.user_side(batch)[:, None].expand(-1, count, -1)
-        logits: Tensor = self.dcn(
-            torch.cat([user, item, pair.permute(1, 2, 0)], dim=-1).view(cases * count, -1)
-        )
-        return logits.view(cases, count)
+        rows = torch.cat([user, item, pair.permute(1, 2, 0)], dim=-1).view(cases * count, -1)
+        network = self.dlrm if self.dcn is None else self.dcn
+        if network is None:
+            raise ConfigError(f"network must be dcn or dlrm, got {self.config.network!r}")
+        logits: Tensor = network(rows)  # (P, T)
+        return logits.T.reshape(-1, cases, count)
+
+    @property
+    def ranks_by_probability(self) -> bool:
+        """Whether the score is the probability of the only task, whose order is the logits'."""
+        return self.objective.formula == self.config.tasks[0] and len(self.config.tasks) == 1
 
     def probability(self, logits: Tensor) -> Tensor:
-        """Return calibrated probabilities of interaction, in the order of the logits."""
-        return torch.sigmoid(self.calibration[0] * logits + self.calibration[1])
+        """Return calibrated probabilities of the tasks. Shapes: logits, result (T, ...)."""
+        scale, bias = self.calibration.T.view(2, -1, *[1] * (logits.dim() - 1)).unbind(0)
+        return torch.sigmoid(scale * logits + bias)
+
+    def score(self, logits: Tensor) -> Tensor:
+        """Return the objective over the probabilities. Shapes: logits (T, ...), result (...)."""
+        found: Tensor = self.objective(list(self.probability(logits).unbind(0)))
+        return found

@@ -12,19 +12,20 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from corerec.engines.calibrate import calibration_report, platt
 from corerec.engines.checkpoint import load_checkpoint, save_checkpoint
-from corerec.engines.dcn import listwise_loss, logistic_loss
+from corerec.engines.fused_adam import FusedAdam
 from corerec.errors import FailedPrecondition, InvalidArgument
 from corerec.features import PopularityTimeline, UserFeatures
-from corerec.ranking.calibrate import fit_platt
 from corerec.ranking.examples import RankingExamples
+from corerec.ranking.fit_config import RankerFitConfig
+from corerec.ranking.losses import ndcg_at_10, pair_auc, ranker_loss
 from corerec.ranking.model import RankingModel, RankingModelConfig
 from corerec.ranking.prepare import PreparedExamples
 from corerec.ranking.tables import ItemTables
@@ -34,47 +35,21 @@ Report = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankerFitConfig:
-    """How the ranker is trained."""
-
-    epochs: int = 2
-    """Most passes over the cases, >= 1."""
-    batch_cases: int = 256
-    """Cases in a step, >= 1."""
-    learning_rate: float = 2e-3
-    """Highest step of Adam; warms up over 5% of the steps, then falls along a cosine to 0."""
-    weight_decay: float = 1e-2
-    """Pull of the weights towards zero in each step (decoupled), >= 0."""
-    id_decay: float = 10.0
-    """The same for embeddings of users and items, whose many weights see few cases each; without
-    it they learn the training cases by heart."""
-    listwise: float = 0.8
-    """Weight of the softmax over a case's candidates; the rest is on the logistic loss, [0, 1]."""
-    patience: int = 1
-    """Epochs without a better validation NDCG@10 before training stops, >= 1."""
-
-    def __post_init__(self) -> None:
-        """Check ranges. Raises InvalidArgument."""
-        for name in ("epochs", "batch_cases", "patience"):
-            if getattr(self, name) < 1:
-                raise InvalidArgument(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not 0 <= self.listwise <= 1:
-            raise InvalidArgument(f"listwise must be in [0, 1], got {self.listwise}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class RankerFit:
     """A trained ranker and how its training went."""
 
     model: RankingModel
     epochs: list[dict[str, float]]
-    """Of each epoch: loss, validation ndcg_10 and logloss (before calibration)."""
+    """Of each epoch: loss, validation ndcg_10 (of the objective) and logloss, uncalibrated."""
     best_epoch: int
     """Place in `epochs` of the weights that were kept."""
     logloss: float
-    """On validation, calibrated, with 1 positive to n negatives."""
+    """On validation, calibrated, with 1 positive to n negatives; the mean over tasks."""
     auc: float
     """On validation: the share of (positive, negative) pairs of a case in the right order."""
+    tasks: dict[str, dict[str, float]]
+    """Of each task, on validation: auc, logloss and ece, the last two also before calibration
+    (logloss_before, ece_before)."""
 
 
 def train_ranker(
@@ -108,6 +83,7 @@ def train_ranker(
         raise InvalidArgument(
             f"cases must not be empty, got {len(examples)} to train, {len(validation)} to validate"
         )
+    _check_tasks(config, fit, examples, validation)
     train = PreparedExamples.compute(examples, tables, users, popularity)
     held_out = PreparedExamples.compute(validation, tables, users, popularity)
     with torch.random.fork_rng(devices=[]):
@@ -116,23 +92,48 @@ def train_ranker(
         run.go_on()
     model = run.best_model()
     logits = predict(model, held_out)
-    scale, bias = fit_platt(logits)
-    model.calibration.copy_(torch.tensor([scale, bias]))
+    tasks = _calibrate(model, logits, validation)
     return RankerFit(
         model=model.eval(),
         epochs=run.epochs,
         best_epoch=run.best_epoch,
-        logloss=float(logistic_loss(torch.from_numpy(scale * logits + bias))),
-        auc=float(
-            ((logits[:, :1] > logits[:, 1:]) + 0.5 * (logits[:, :1] == logits[:, 1:])).mean()
-        ),
+        logloss=float(np.mean([own["logloss"] for own in tasks.values()])),
+        auc=pair_auc(run.scores(logits)),
+        tasks=tasks,
     )
+
+
+def _check_tasks(config: RankingModelConfig, fit: RankerFitConfig, *cases: RankingExamples) -> None:
+    tasks = len(config.tasks)
+    if len(fit.task_weights) not in (0, tasks):
+        raise InvalidArgument(f"task_weights must be {tasks}, one a task, got {fit.task_weights}")
+    for part in cases:
+        if part.labels is not None and part.labels.shape[1] != tasks:
+            raise InvalidArgument(
+                f"labels must have a column for each of {list(config.tasks)}, "
+                f"got {part.labels.shape[1]}"
+            )
+
+
+def _calibrate(
+    model: RankingModel, logits: NDArray[np.float32], held_out: RankingExamples
+) -> dict[str, dict[str, float]]:
+    """Fit each task's scale and bias on the validation cases, and return what they changed."""
+    found = {}
+    for place, task in enumerate(model.config.tasks):
+        labels = np.zeros(logits.shape[1:], np.float32)
+        labels[:, 0] = 1 if held_out.labels is None else held_out.labels[:, place]
+        own, right = logits[place].ravel(), labels.ravel()
+        scale, bias = platt(own, right)
+        model.calibration[place] = torch.tensor([scale, bias])
+        found[task] = calibration_report(own, right, scale, bias)
+    return found
 
 
 def predict(
     model: RankingModel, prepared: PreparedExamples, cases: int = 256
 ) -> NDArray[np.float32]:
-    """Return (B, 1 + n) logits of all cases, without dropout."""
+    """Return (T, B, 1 + n) logits of all cases, without dropout."""
     model.eval()
     parts = []
     with torch.no_grad():
@@ -140,13 +141,7 @@ def predict(
             rows = np.arange(start, min(start + cases, len(prepared)))
             batch, pairs = prepared.batch(rows)
             parts.append(model(prepared.tables, batch, pairs).cpu().numpy())
-    return np.concatenate(parts)
-
-
-def ndcg_at_10(logits: NDArray[np.float32]) -> float:
-    """Return the mean NDCG@10 of the positives in column 0; ties count against them."""
-    above = (logits[:, 1:] >= logits[:, :1]).sum(axis=1)
-    return float(np.where(above < 10, 1 / np.log2(above + 2), 0).mean())
+    return np.concatenate(parts, axis=1)
 
 
 class _Run:
@@ -172,13 +167,12 @@ class _Run:
         self.model.pair_std.copy_(pairs.std((0, 2), correction=0).clamp(min=1e-3))
         ids = {"user.weight", "item.weight", "history.weight"}
         named = list(self.model.named_parameters())
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for n, p in named if n in ids], "weight_decay": fit.id_decay},
-                {"params": [p for n, p in named if n not in ids], "weight_decay": fit.weight_decay},
-            ],
-            lr=fit.learning_rate,
-            fused=True,
+        self.optimizers = {
+            "ids": FusedAdam((p for n, p in named if n in ids), weight_decay=fit.id_decay),
+            "rest": FusedAdam((p for n, p in named if n not in ids), weight_decay=fit.weight_decay),
+        }
+        self.weights = torch.tensor(
+            fit.task_weights or (1.0,) * len(config.tasks), device=tables.device
         )
         self.steps = math.ceil(len(train) / fit.batch_cases)
         self.epochs: list[dict[str, float]] = []
@@ -199,8 +193,8 @@ class _Run:
             self.epochs.append(
                 {
                     "loss": loss,
-                    "ndcg_10": ndcg_at_10(logits),
-                    "logloss": float(logistic_loss(torch.from_numpy(logits))),
+                    "ndcg_10": ndcg_at_10(self.scores(logits)),
+                    "logloss": self._logloss(logits),
                 }
             )
             if (
@@ -232,18 +226,34 @@ class _Run:
     def _step(self, rows: NDArray[np.int64], step: int) -> Tensor:
         total = self.fit.epochs * self.steps
         warm = min(1.0, (step + 1) / max(1, total // 20))
-        for group in self.optimizer.param_groups:
-            group["lr"] = (
-                self.fit.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / total))
-            )
+        rate = self.fit.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / total))
         batch, pairs = self.train.batch(rows)
         logits = self.model(self.train.tables, batch, pairs)
-        loss = self.fit.listwise * listwise_loss(logits)
-        loss = loss + (1 - self.fit.listwise) * logistic_loss(logits)
-        self.optimizer.zero_grad(set_to_none=True)
+        labels = _task_labels(self.train.examples, rows, logits.device)
+        loss = ranker_loss(logits, labels, self.weights, self.fit.listwise)
+        for optimizer in self.optimizers.values():
+            optimizer.clear()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self.optimizer.step()
+        for optimizer in self.optimizers.values():
+            optimizer.step(rate)
         return loss
+
+    def scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (B, 1 + n), what candidates are ordered by. Shapes: logits (T, B, 1 + n)."""
+        if self.model.ranks_by_probability:
+            only: NDArray[np.float32] = logits[0]
+            return only
+        with torch.no_grad():
+            found = self.model.score(torch.from_numpy(logits).to(self.weights.device))
+        scores: NDArray[np.float32] = found.cpu().numpy()
+        return scores
+
+    def _logloss(self, logits: NDArray[np.float32]) -> float:
+        """Return the weighted mean over tasks of the validation's logistic loss."""
+        held = torch.from_numpy(logits)
+        labels = _task_labels(self.held_out.examples, slice(None), held.device)
+        weights = (self.weights / self.weights.sum()).cpu()
+        return float(ranker_loss(held, labels, weights, 0.0))
 
     def best_model(self) -> RankingModel:
         """Return the model with the weights of the best epoch."""
@@ -255,8 +265,8 @@ class _Run:
             return
         tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"best/{k}": v for k, v in self.best.items()}
-        for place, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{place}/{k}": v for k, v in state.items()}
+        for name, optimizer in self.optimizers.items():
+            tensors |= {f"{name}/{k}": v for k, v in optimizer.state().items()}
         state = {"epochs": self.epochs, "best_epoch": self.best_epoch, "identity": self.identity}
         save_checkpoint(self.checkpoint, tensors, state)
 
@@ -269,12 +279,17 @@ class _Run:
         self.model.load_state_dict(_under(tensors, "model/"))
         self.best = _under(tensors, "best/")
         self.epochs, self.best_epoch = state["epochs"], state["best_epoch"]
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under(tensors, "optimizer/").items():
-            place, key = name.split("/")
-            moments.setdefault(int(place), {})[key] = tensor
-        whole: dict[str, Any] = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**whole, "state": moments})
+        for name, optimizer in self.optimizers.items():
+            optimizer.load(_under(tensors, f"{name}/"))
+
+
+def _task_labels(
+    examples: RankingExamples, rows: NDArray[np.int64] | slice, device: torch.device
+) -> Tensor | None:
+    """Return (T, B) labels of the positives, None where all are 1."""
+    if examples.labels is None:
+        return None
+    return torch.from_numpy(examples.labels[rows].T.copy()).to(device)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -291,6 +306,7 @@ def _identity(
     """Return a digest of everything that decides the result."""
     digest = hashlib.sha256(json.dumps([asdict(config), asdict(fit), seed]).encode())
     for part in (train, held_out):
-        for array in (part.candidates, part.retrieval_scores, part.history):
-            digest.update(np.ascontiguousarray(array).data)
+        for array in (part.candidates, part.retrieval_scores, part.history, part.labels):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

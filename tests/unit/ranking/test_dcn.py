@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from corerec.engines.calibrate import platt
 from corerec.engines.dcn import CrossLayer, Dcn, DcnConfig, listwise_loss, logistic_loss
 from corerec.errors import InvalidArgument
-from corerec.ranking.calibrate import fit_platt
 
 
 def test_cross_layer_equals_the_formula_in_numpy() -> None:
@@ -29,7 +29,7 @@ def test_dcn_scores_each_row_alone_and_takes_none() -> None:
     together = dcn(rows)
     alone = torch.cat([dcn(row[None]) for row in rows])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
-    assert dcn(rows[:0]).shape == (0,)
+    assert dcn(rows[:0]).shape == (0, 1)
 
 
 def test_losses_equal_their_definitions() -> None:
@@ -42,7 +42,7 @@ def test_losses_equal_their_definitions() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"cross_layers": 0}, {"cross_rank": 0}, {"deep": ()}, {"dropout": 1.0}]
+    "wrong", [{"cross_layers": 0}, {"cross_rank": -1}, {"deep": ()}, {"dropout": 1.0}]
 )
 def test_sizes_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidArgument, match=next(iter(wrong))):
@@ -51,15 +51,12 @@ def test_sizes_out_of_range_are_refused(wrong: dict[str, object]) -> None:
 
 def test_platt_recovers_scale_and_bias_and_survives_separable_data() -> None:
     rng = np.random.default_rng(0)
-    logits = rng.standard_normal((200_000, 1)) * 2
-    truth = rng.random((200_000, 1)) < 1 / (1 + np.exp(-(0.5 * logits - 1)))
-    # Column 0 holds positives, column 1 negatives: cut both to the same length.
-    positive, negative = logits[truth], logits[~truth]
-    count = min(len(positive), len(negative) // 2)
-    table = np.concatenate([positive[:count, None], negative[: 2 * count].reshape(-1, 2)], axis=1)
-    scale, _ = fit_platt(table.astype(np.float32))
+    logits = rng.standard_normal(200_000) * 2
+    labels = rng.random(200_000) < 1 / (1 + np.exp(-(0.5 * logits - 1)))
+    scale, bias = platt(logits, labels)
     assert scale == pytest.approx(0.5, abs=0.03)
-    scale, bias = fit_platt(np.array([[5.0, -5.0]] * 50, np.float32))
+    assert bias == pytest.approx(-1.0, abs=0.03)
+    scale, bias = platt(np.array([5.0, -5.0] * 50), np.array([1, 0] * 50))
     assert np.isfinite([scale, bias]).all()
     assert scale > 0
-    assert fit_platt(np.array([[-1.0, 1.0]] * 50, np.float32))[0] > 0
+    assert platt(np.array([-1.0, 1.0] * 50), np.array([1, 0] * 50))[0] > 0

@@ -113,6 +113,48 @@ def check(
     Console().print(render(found))
 
 
+@app.command()
+def encode(
+    data: Annotated[Path, typer.Argument(help="Data set folder; gets vector sets for its items.")],
+    text: Annotated[str, typer.Option(help="Columns of text, such as title,description.")] = "",
+    encoder: Annotated[
+        str, typer.Option(help="`hashed`, built in, or the folder of a text model.")
+    ] = "hashed",
+    dim: Annotated[int, typer.Option(min=8, help="Width of hashed vectors.")] = 256,
+    image: Annotated[str, typer.Option(help="Column of image files inside the folder.")] = "",
+    backbone: Annotated[str, typer.Option(help="Image model, by its library's name.")] = "resnet18",
+    library: Annotated[str, typer.Option(help="timm or torchvision.")] = "timm",
+    weights: Annotated[
+        Path | None, typer.Option(help="The image model's weights, a .safetensors file.")
+    ] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="A broken image is missing, not an error.")
+    ] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of vectors by content  [default: DATA/.vectors]")
+    ] = None,
+) -> None:
+    """Encode text and images of the items into vectors, once for each content."""
+    from corerec.cli.encode import encode_items
+
+    columns = tuple(filter(None, (part.strip() for part in text.split(","))))
+    with _progress() as report:
+        notes = encode_items(
+            data,
+            text=columns,
+            encoder=encoder,
+            dim=dim,
+            image=image,
+            backbone=backbone,
+            library=library,
+            weights=weights,
+            skip_broken=skip_broken,
+            cache=cache or data / ".vectors",
+            report=report,
+        )
+    _done(data, "vectors", notes)
+
+
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """Give a function that shows how far each step is."""

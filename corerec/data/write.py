@@ -87,6 +87,11 @@ def write_dataset(
 
 def write_spec(root: Path, spec: DatasetSpec) -> None:
     """Write `dataset.toml` with every key that differs from its default."""
+    (root / FILE_NAME).write_text(spec_text(spec), encoding="utf-8")
+
+
+def spec_text(spec: DatasetSpec) -> str:
+    """Return `dataset.toml` with every key that differs from its default."""
     lines, tables = [], []
     for name, value in _said(spec).items():
         if dataclasses.is_dataclass(value) or isinstance(value, Mapping):
@@ -95,7 +100,7 @@ def write_spec(root: Path, spec: DatasetSpec) -> None:
             tables += ["", f"[{name}]", *rows] if rows else []
         else:
             lines.append(f"{name} = {_toml(value)}")
-    (root / FILE_NAME).write_text("\n".join([*lines, *tables]) + "\n", encoding="utf-8")
+    return "\n".join([*lines, *tables]) + "\n"
 
 
 def _said(value: Any) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from corerec.retrieval.index import (
 from corerec.stages import Float32s, Int64s
 
 _FIXED_QUERIES = 512
+_POINTS = 64
+"""Vectors a list that its centre is learned from."""
 
 
 def build_index(
@@ -112,29 +114,62 @@ def _build_lists(
     queries: Float32s | None,
     seed: int,
 ) -> ItemIndex:
-    count, dim = vectors.shape
+    inner = train_lists(vectors[training_rows(len(vectors), seed)], len(vectors), config, seed)
+    inner.add(vectors)
+    if info.count >= config.sq8_from:
+        inner = faiss.IndexRefineFlat(inner, faiss.swig_ptr(vectors))
+    return finish_lists(inner, vectors, numbers, info, config, queries, seed)
+
+
+def list_count(count: int) -> int:
+    """Return how many lists so many items make."""
     # About the square root of the catalogue balances choosing lists and reading them.
-    nlist = 2 ** round(math.log2(math.sqrt(count)))
+    return int(2 ** round(math.log2(math.sqrt(count))))
+
+
+def training_rows(count: int, seed: int) -> Int64s:
+    """Return the rows, ascending, of the sample that the centres of the lists are learned from."""
+    most = min(count, list_count(count) * _POINTS)
+    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+
+
+def train_lists(sample: Float32s, count: int, config: IndexConfig, seed: int) -> Any:
+    """Return the empty lists of an index of `count` items, learned from a sample (S, D)."""
     codes = "SQ8" if count >= config.sq8_from else "Flat"
-    inner: Any = faiss.index_factory(dim, f"IVF{nlist},{codes}", faiss.METRIC_INNER_PRODUCT)
+    inner: Any = faiss.index_factory(
+        sample.shape[1], f"IVF{list_count(count)},{codes}", faiss.METRIC_INNER_PRODUCT
+    )
     inner.cp.seed = seed
     inner.cp.spherical = True
-    inner.cp.max_points_per_centroid = 64
-    rng = np.random.default_rng(seed)
-    sample = rng.choice(count, min(count, nlist * 64), replace=False)
-    inner.train(vectors[np.sort(sample)])
-    if codes == "SQ8":
-        inner = faiss.IndexRefineFlat(inner)
-    inner.add(vectors)
+    inner.cp.max_points_per_centroid = _POINTS
+    inner.train(np.ascontiguousarray(sample, np.float32))
+    return inner
+
+
+def finish_lists(
+    inner: Any,
+    vectors: Float32s,
+    numbers: Int64s,
+    info: IndexInfo,
+    config: IndexConfig,
+    queries: Float32s | None,
+    seed: int,
+) -> ItemIndex:
+    """Return filled lists as an index whose number of probes is chosen on queries.
+
+    `inner` is what `train_lists` gave with all vectors added, in `IndexRefineFlat` for 8-bit codes.
+    """
+    is_refined = info.count >= config.sq8_from
     info = replace(
         info,
-        kind="ivf-flat" if codes == "Flat" else "ivf-sq8-refine",
-        nlist=nlist,
-        nprobe=nlist,
-        refine_factor=config.refine_factor if codes == "SQ8" else 1.0,
+        kind="ivf-sq8-refine" if is_refined else "ivf-flat",
+        nlist=list_count(info.count),
+        nprobe=list_count(info.count),
+        refine_factor=config.refine_factor if is_refined else 1.0,
     )
     if queries is None or not len(queries):
-        queries = vectors[rng.choice(count, min(count, _FIXED_QUERIES), replace=False)]
+        rng = np.random.default_rng([seed, 1])
+        queries = vectors[rng.choice(len(vectors), min(len(vectors), _FIXED_QUERIES), False)]
     return _choose_probes(inner, vectors, numbers, info, config, queries[:_FIXED_QUERIES])
 
 

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from corerec.config import build_config, load_config, read_toml
-from corerec.engines.bert4rec_fit import BERT4RecFitConfig
-from corerec.engines.bert4rec_net import BERT4RecConfig
-from corerec.engines.two_tower_fit import TwoTowerFitConfig
-from corerec.engines.two_tower_net import TwoTowerConfig
+from corerec.engines.bert4rec_config import BERT4RecConfig, BERT4RecFitConfig
+from corerec.engines.two_tower_config import TwoTowerConfig, TwoTowerFitConfig
 from corerec.errors import ConfigError
 from corerec.pipelines.mining import MiningConfig
 from corerec.pipelines.slices import SliceConfig
+from corerec.ranking.fit_config import RankerFitConfig
 from corerec.ranking.model import RankingModelConfig
-from corerec.ranking.train import RankerFitConfig
 from corerec.retrieval.index import IndexConfig
 from corerec.retrieval.options import KINDS, RetrievalOptions
 

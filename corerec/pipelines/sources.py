@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 
 from corerec.engines.protocols import Retriever
-from corerec.engines.two_tower_io import save_two_tower
-from corerec.evaluation.cases import Cases
 from corerec.pipelines.config import TrainConfig
 from corerec.pipelines.parts import Parts
 from corerec.pipelines.progress import Report, Steps
 from corerec.pipelines.slices import Slice
-from corerec.pipelines.tower import Tower, train_tower
+from corerec.pipelines.tower import recall, train_tower, validation_cases
 from corerec.retrieval.build import build_index
 from corerec.retrieval.core import RetrievalCore
 from corerec.retrieval.options import KINDS
@@ -29,7 +27,6 @@ from corerec.retrieval.sources import (
     VectorSource,
     model_class,
     read_model_id,
-    two_tower_encode,
 )
 from corerec.stages import Float32s
 
@@ -38,7 +35,6 @@ TITLES = {
     "bert4rec": "Train BERT4Rec",
     "matrix_factorization": "Train matrix factorization",
 }
-_BATCH = 256
 _INDEX_QUERIES = 512
 
 
@@ -66,11 +62,7 @@ def train_sources(
         if kind not in config.sources:
             continue
         with steps.step(TITLES[kind]) as report:
-            checkpoint = work / f"{kind}.safetensors"
-            if kind == "two_tower":
-                model = _two_tower(parts, config, checkpoint, report)
-            else:
-                model = _vector_model(kind, parts, config, work, report)
+            model = _vector_model(kind, parts, config, work, report)
         with steps.step(f"Build index of {kind}" if len(config.sources) > 1 else "Build index"):
             found.append(_with_index(model, parts, config))
     return found
@@ -122,49 +114,26 @@ class _Model:
     best_epoch: int
 
 
-def _two_tower(parts: Parts, config: TrainConfig, checkpoint: Path, report: Report) -> _Model:
-    tower: Tower = train_tower(
-        parts.events,
-        parts.schema,
-        parts.features,
-        parts.users,
-        config,
-        checkpoint=checkpoint,
-        report=report,
-    )
-    end = int(parts.events.times.max())
-    return _Model(
-        kind="two_tower",
-        encode=two_tower_encode(tower.encoder, parts.schema, parts.index, end),
-        vectors=tower.vectors,
-        model_id=tower.model_id,
-        save=lambda folder: save_two_tower(
-            tower.fit.model, folder / "two_tower.safetensors", folder / "two_tower.json"
-        ),
-        epochs=tower.fit.epochs,
-        best_epoch=tower.fit.best_epoch,
-    )
-
-
 def _vector_model(
     kind: str, parts: Parts, config: TrainConfig, work: Path, report: Report
 ) -> _Model:
-    cases = parts.events.cases(Slice.VALIDATION).sample(
-        config.evaluation.tower_cases, np.random.default_rng([config.seed, 101])
-    )
-    k = config.evaluation.tower_recall_at
-    model = model_class(kind)(
-        config=getattr(config, kind),
-        training=getattr(config, f"{kind}_fit"),
-        seed=config.seed,
-        device=config.device,
-    )
-    model.fit(
-        parts.events.sequences(),
-        validate=(lambda own: recall(cases, parts, own, k)) if len(cases) else None,
-        checkpoint=work / f"{kind}.safetensors",
-        report=report,
-    )
+    checkpoint = work / f"{kind}.safetensors"
+    if kind == "two_tower":
+        model: Any = train_tower(parts, config, checkpoint=checkpoint, report=report)
+    else:
+        cases, k = validation_cases(parts, config), config.evaluation.tower_recall_at
+        model = model_class(kind)(
+            config=getattr(config, kind),
+            training=getattr(config, f"{kind}_fit"),
+            seed=config.seed,
+            device=config.device,
+        )
+        model.fit(
+            parts.events.sequences(),
+            validate=(lambda own: recall(cases, parts, own, k)) if len(cases) else None,
+            checkpoint=checkpoint,
+            report=report,
+        )
     # Saved and loaded back at once: what is measured is what will be served.
     folder = work / f"{kind}.model"
     model.save(folder)
@@ -179,23 +148,6 @@ def _vector_model(
         epochs=getattr(history, "epochs", ()),
         best_epoch=getattr(history, "best_epoch", -1),
     )
-
-
-def recall(cases: Cases, parts: Parts, model: Any, k: int) -> float:
-    """Return the share of cases whose right item is among the k best unseen ones, exactly."""
-    vectors, hits = model.encode_items(), 0
-    for start in range(0, len(cases), _BATCH):
-        rows = np.arange(start, min(start + _BATCH, len(cases)))
-        right = cases.right[rows]
-        queries = model.encode_users(parts.contexts(cases, rows))
-        scores = queries @ vectors.T  # (B, N)
-        own = np.einsum("bd,bd->b", queries, vectors[right])
-        for row, history in enumerate(cases.histories(rows)):
-            scores[row, history] = -np.inf
-        # The product above and this one may differ in the last bit: the item itself is taken off.
-        scores[np.arange(len(rows)), right] = -np.inf
-        hits += int(((scores > own[:, None]).sum(1) < k).sum())
-    return hits / len(cases)
 
 
 def _with_index(model: _Model, parts: Parts, config: TrainConfig) -> TrainedSource:

@@ -1,119 +1,81 @@
-"""The two-tower step: trains it, stops it by validation recall, and encodes every item."""
+"""The two-tower step: trains it on the first slice and stops it by validation recall."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
-from corerec.engines.two_tower_fit import TwoTowerFit, fit_two_tower
-from corerec.engines.two_tower_io import model_id
-from corerec.engines.two_tower_net import (
-    ItemContent,
-    TwoTowerNet,
-    TwoTowerShape,
-    UserInputs,
-    item_vectors,
-)
+from corerec.engines.two_tower import TwoTower, pick_device
+from corerec.engines.two_tower_inputs import TwoTowerInputs
 from corerec.evaluation.cases import Cases
-from corerec.features import FeatureSchema, ItemFeatures, UserFeatures
 from corerec.pipelines.config import TrainConfig
+from corerec.pipelines.parts import Parts
 from corerec.pipelines.progress import Report
-from corerec.pipelines.slices import Events, Slice
-from corerec.retrieval.encoder import QueryEncoder
-from corerec.stages import Float32s
+from corerec.pipelines.slices import Slice
+
+__all__ = ["pick_device", "recall", "train_tower", "validation_cases"]
 
 _BATCH = 256
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tower:
-    """A trained two-tower and what it says of every item."""
-
-    fit: TwoTowerFit
-    model_id: str
-    vectors: Float32s
-    """(N, D), unit length, by item number."""
-    encoder: QueryEncoder
-
-
 def train_tower(
-    events: Events,
-    schema: FeatureSchema,
-    features: ItemFeatures,
-    users: UserFeatures,
+    parts: Parts,
     config: TrainConfig,
     *,
     checkpoint: Path | None = None,
     report: Report | None = None,
     heard: Callable[[float], None] | None = None,
-) -> Tower:
-    """Return the two-tower of the first slice; `users` is the table of all users.
+) -> TwoTower:
+    """Return the two-tower of the first slice.
 
     `heard` is given the validation recall of each epoch as it ends.
     """
-    device = pick_device(config.device)
-    content = ItemContent.of(features, device)
-    cases = events.cases(Slice.VALIDATION).sample(
-        config.evaluation.tower_cases, np.random.default_rng([config.seed, 101])
-    )
+    cases = validation_cases(parts, config)
+    inputs = TwoTowerInputs.of_schema(parts.dataset, parts.schema, parts.features)
 
-    def validate(model: TwoTowerNet) -> float:
-        encoder, vectors = _encode(model, content)
-        found = recall(cases, encoder, vectors, users, config.evaluation.tower_recall_at)
+    def validate(model: TwoTower) -> float:
+        found = recall(cases, parts, model, config.evaluation.tower_recall_at)
         if heard is not None:
             heard(found)
         return found
 
-    fit = fit_two_tower(
-        events.sequences(),
-        content,
-        UserInputs(
-            *(torch.from_numpy(a).to(device) for a in (users.row, users.categorical, users.numeric))
-        ),
-        TwoTowerShape.of(schema),
-        config.two_tower,
-        config.two_tower_fit,
+    model = TwoTower(
+        config=config.two_tower,
+        training=config.two_tower_fit,
         seed=config.seed,
-        validate=validate if len(cases) else None,
-        report=report,
-        checkpoint=checkpoint,
+        device=config.device,
     )
-    # Everything after training runs where serving runs.
-    model = fit.model.to("cpu")
-    encoder, vectors = _encode(model, ItemContent.of(features))
-    return Tower(fit=fit, model_id=model_id(model), vectors=vectors, encoder=encoder)
+    return model.fit_inputs(
+        inputs,
+        parts.events.sequences(),
+        validate=validate if len(cases) else None,
+        checkpoint=checkpoint,
+        report=report,
+    )
 
 
-def recall(
-    cases: Cases, encoder: QueryEncoder, vectors: Float32s, users: UserFeatures, k: int
-) -> float:
+def validation_cases(parts: Parts, config: TrainConfig) -> Cases:
+    """Return the cases that stop the training of a source."""
+    return parts.events.cases(Slice.VALIDATION).sample(
+        config.evaluation.tower_cases, np.random.default_rng([config.seed, 101])
+    )
+
+
+def recall(cases: Cases, parts: Parts, model: Any, k: int) -> float:
     """Return the share of cases whose right item is among the k best unseen ones, exactly."""
-    hits = 0
+    vectors, hits = model.encode_items(), 0
     for start in range(0, len(cases), _BATCH):
         rows = np.arange(start, min(start + _BATCH, len(cases)))
-        histories = cases.histories(rows)
-        queries = encoder.encode(histories, users.take(cases.user_row[rows] + 1), cases.now[rows])
+        right = cases.right[rows]
+        queries = model.encode_users(parts.contexts(cases, rows))
         scores = queries @ vectors.T  # (B, N)
-        for row, history in enumerate(histories):
+        own = np.einsum("bd,bd->b", queries, vectors[right])
+        for row, history in enumerate(cases.histories(rows)):
             scores[row, history] = -np.inf
-        own = np.einsum("bd,bd->b", queries, vectors[cases.right[rows]])
         # The product above and this one may differ in the last bit: the item itself is taken off.
-        scores[np.arange(len(rows)), cases.right[rows]] = -np.inf
+        scores[np.arange(len(rows)), right] = -np.inf
         hits += int(((scores > own[:, None]).sum(1) < k).sum())
     return hits / len(cases)
-
-
-def pick_device(wanted: str) -> torch.device:
-    """Return the device to train on; `auto` is CUDA where there is one."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
-
-
-def _encode(model: TwoTowerNet, content: ItemContent) -> tuple[QueryEncoder, Float32s]:
-    base = model.item_base(content)
-    return QueryEncoder(model, base), item_vectors(base).cpu().numpy()

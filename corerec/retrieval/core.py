@@ -82,7 +82,7 @@ class RetrievalCore:
         schema = FeatureSchema.load(release.file("schema.json"))
         users = UserIndex.read(release.file("users.parquet"))
         header = RetrievalHeader.load(release.file(HEADER))
-        found = [load_source(release, kind, schema, users, threads) for kind in header.sources]
+        found = [load_source(release, kind, schema, threads) for kind in header.sources]
         return cls(
             release=release.id,
             sources=[*found, *own],

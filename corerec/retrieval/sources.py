@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,13 +20,10 @@ import torch
 from safetensors.numpy import load_file
 
 from corerec.engines.protocols import Retriever
-from corerec.engines.two_tower_io import load_two_tower
-from corerec.engines.two_tower_shape import ItemContent
 from corerec.errors import InvalidArgument, ReleaseError
-from corerec.features import FeatureSchema, ItemFeatures, UserIndex
+from corerec.features import FeatureSchema
 from corerec.release import Release
 from corerec.retrieval.build import load_index
-from corerec.retrieval.encoder import QueryEncoder
 from corerec.retrieval.index import ItemIndex
 from corerec.retrieval.options import KINDS
 from corerec.stages import Float32s, Int64s, Source, UserContext
@@ -34,6 +31,7 @@ from corerec.stages import Float32s, Int64s, Source, UserContext
 Encode = Callable[[Sequence[UserContext]], Float32s]
 
 _HOMES = {
+    "two_tower": ("corerec.engines.two_tower", "TwoTower"),
     "bert4rec": ("corerec.engines.bert4rec", "BERT4Rec"),
     "matrix_factorization": ("corerec.cf_engine", "MatrixFactorization"),
 }
@@ -134,19 +132,14 @@ def index_files(kind: str) -> tuple[str, str]:
     return f"{kind}_index.faiss", f"{kind}_index.json"
 
 
-def load_source(
-    release: Release, kind: str, schema: FeatureSchema, users: UserIndex, threads: int
-) -> VectorSource:
+def load_source(release: Release, kind: str, schema: FeatureSchema, threads: int) -> VectorSource:
     """Return a source of a release.
 
     Raises:
         ReleaseError: when a file is missing or the parts are not of one model.
     """
     torch.set_num_threads(threads)
-    if kind == "two_tower":
-        encode, model_id = _load_two_tower(release, schema, users)
-    else:
-        encode, model_id = _load_model(release, kind)
+    encode, model_id = _load_model(release, kind)
     path, header = (release.file(name) for name in index_files(kind))
     index = load_index(path, header, model_id=model_id)
     vectors = load_file(release.file(vectors_file(kind)))["vectors"]
@@ -166,21 +159,6 @@ def load_source(
     )
 
 
-def two_tower_encode(
-    encoder: QueryEncoder, schema: FeatureSchema, users: UserIndex, data_end: int
-) -> Encode:
-    """Return the encoding of users as requests give them; `data_end` is the moment of `now` 0."""
-
-    def encode(contexts: Sequence[UserContext]) -> Float32s:
-        inputs = schema.encode_users(
-            [user.user_id for user in contexts], [user.attributes for user in contexts], users
-        )
-        moments = np.fromiter((u.now or data_end for u in contexts), np.int64, len(contexts))
-        return encoder.encode([user.items for user in contexts], inputs, moments)
-
-    return encode
-
-
 def model_class(kind: str) -> Any:
     """Return the class of a kind that loads itself from its files."""
     home, name = _HOMES[kind]
@@ -195,21 +173,15 @@ def read_model_id(header: Path) -> str:
         raise ReleaseError(f"{header}: must name the model_id of its weights: {error}") from None
 
 
-def _load_two_tower(
-    release: Release, schema: FeatureSchema, users: UserIndex
-) -> tuple[Encode, str]:
-    model, model_id = load_two_tower(
-        release.file("two_tower.safetensors"), release.file("two_tower.json")
-    )
-    features = ItemFeatures.load(release.file("item_features.safetensors"))
-    encoder = QueryEncoder(model, model.item_base(ItemContent.of(features)))
-    end = int(release.info["data_end_micros"])
-    return two_tower_encode(encoder, schema, users, end), model_id
-
-
 def _load_model(release: Release, kind: str) -> tuple[Encode, str]:
     header = release.file(f"{kind}.json")
     release.file(f"{kind}.safetensors")
     model = model_class(kind).load(release.path)
-    encode: Encode = model.encode_users
+    end = int(release.info["data_end_micros"])
+
+    def encode(users: Sequence[UserContext]) -> Float32s:
+        # A model ends with its training slice, a release with its data.
+        found: Float32s = model.encode_users([u if u.now else replace(u, now=end) for u in users])
+        return found
+
     return encode, read_model_id(header)

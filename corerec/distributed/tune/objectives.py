@@ -48,15 +48,7 @@ def _two_tower(data: Path, config: TrainConfig, checkpoint: Path, heard: Heard) 
         heard(len(scores), score)
 
     parts = prepare(load_dataset(data, unknown_items=config.unknown_items), config)
-    train_tower(
-        parts.events,
-        parts.schema,
-        parts.features,
-        parts.users,
-        config,
-        checkpoint=checkpoint,
-        heard=one,
-    )
+    train_tower(parts, config, checkpoint=checkpoint, heard=one)
 
 
 def _earlier(checkpoint: Path, key: str, heard: Heard) -> list[float]:

@@ -11,20 +11,14 @@ import torch
 
 from corerec.engines.adam import RowAdam
 from corerec.engines.sequences import Sequences
-from corerec.engines.two_tower_fit import TwoTowerFit, TwoTowerFitConfig, fit_two_tower
-from corerec.engines.two_tower_io import load_two_tower, save_two_tower
-from corerec.engines.two_tower_net import (
-    ItemContent,
-    TwoTowerConfig,
-    TwoTowerNet,
-    TwoTowerShape,
-    UserInputs,
-    item_vectors,
-)
+from corerec.engines.two_tower_config import TwoTowerConfig, TwoTowerFitConfig
+from corerec.engines.two_tower_fit import TwoTowerFit, fit_two_tower
+from corerec.engines.two_tower_net import TwoTowerNet
+from corerec.engines.two_tower_query import QueryEncoder
+from corerec.engines.two_tower_shape import ItemContent, TwoTowerShape, UserInputs
 from corerec.engines.windows import batches, cut
-from corerec.errors import InvalidArgument, ReleaseError
-from corerec.features import UserFeatures
-from corerec.retrieval.encoder import QueryEncoder
+from corerec.errors import InvalidArgument
+from corerec.features import UserFeatures, VectorSet
 
 ITEMS, USERS = 30, 40
 CONFIG = TwoTowerConfig(dim=16, heads=2, history_length=6, hidden=16, dropout=0.1)
@@ -35,7 +29,8 @@ SHAPE = TwoTowerShape(
     item_categorical=(4, 3),
     item_multi=(5,),
     title_buckets=50,
-    item_dense=3,
+    item_numeric=1,
+    item_vectors=(VectorSet(name="text", width=2),),
     user_categorical=(3,),
     user_dense=1,
     has_times=True,
@@ -45,7 +40,8 @@ CONTENT = ItemContent(
     torch.from_numpy(RNG.integers(0, 3, (ITEMS, 2)).astype(np.int32)),
     torch.from_numpy(RNG.integers(0, 5, (ITEMS, 1, 8)).astype(np.int32)),
     torch.from_numpy(RNG.integers(0, 50, (ITEMS, 4)).astype(np.int32)),
-    torch.from_numpy(RNG.normal(size=(ITEMS, 3)).astype(np.float32)),
+    torch.from_numpy(RNG.normal(size=(ITEMS, 1)).astype(np.float32)),
+    torch.from_numpy(RNG.normal(size=(ITEMS, 2)).astype(np.float32)),
 )
 TABLE = UserFeatures(
     row=np.arange(USERS + 1),
@@ -130,7 +126,7 @@ def test_no_interactions_are_refused() -> None:
 def test_it_learns_what_comes_next(full_below: int) -> None:
     fit = _fit(replace(FIT, epochs=15, full_softmax_below=full_below))
     base = fit.model.item_base(CONTENT)
-    encoder, vectors = QueryEncoder(fit.model, base), item_vectors(base).numpy()
+    encoder, vectors = QueryEncoder(fit.model, base), fit.model.item_vectors(base[:-1]).numpy()
     histories = [np.array([(i - 1) % ITEMS, i]) for i in range(ITEMS)]
     queries = encoder.encode(
         histories, TABLE.take(np.zeros(ITEMS, np.int64)), np.zeros(ITEMS, np.int64)
@@ -194,7 +190,7 @@ def test_serving_reads_tables_to_the_same_vectors_as_training() -> None:
     for user, history in enumerate(histories):
         tokens = np.concatenate([[ITEMS], history])[-CONFIG.history_length :]
         with torch.no_grad():
-            seen = model.user.windows(base[torch.from_numpy(tokens)][None], None)[:, -1]
+            seen = model.user.history.windows(base[torch.from_numpy(tokens)][None], None)[:, -1]
             row = torch.tensor([user + 1])
             inputs = UserInputs(
                 row, *(torch.from_numpy(a)[row] for a in (TABLE.categorical, TABLE.numeric))
@@ -202,7 +198,8 @@ def test_serving_reads_tables_to_the_same_vectors_as_training() -> None:
             from corerec.features import context_features
 
             context = torch.from_numpy(context_features(moments[user : user + 1]))
-            expected = model.user.join(seen, inputs, context, None)[0].numpy()
+            profile = model.user.profile(inputs, None)
+            expected = model.user.join(seen, profile, context)[0].numpy()
         assert np.allclose(served[user], expected, atol=1e-5)
 
 
@@ -221,19 +218,6 @@ def test_unknown_items_empty_histories_and_batches_of_none_and_one() -> None:
     assert np.allclose(one[0], a[0], atol=1e-6)
     none = encoder.encode([], TABLE.take(np.zeros(0, np.int64)), moments[:0])
     assert none.shape == (0, CONFIG.dim)
-
-
-def test_saved_and_loaded_is_the_same_bits_and_a_changed_file_is_refused(tmp_path: Path) -> None:
-    model = _fit().model
-    weights, header = tmp_path / "two_tower.safetensors", tmp_path / "two_tower.json"
-    own = save_two_tower(model, weights, header)
-    again, found = load_two_tower(weights, header)
-    assert found == own
-    assert _same(model, again)
-    other = _fit(seed=9).model
-    save_two_tower(other, weights, tmp_path / "other.json")
-    with pytest.raises(ReleaseError, match="must be the weights of"):
-        load_two_tower(weights, header)
 
 
 def test_row_adam_equals_torch_on_dense_gradients() -> None:
@@ -261,6 +245,6 @@ def test_row_adam_leaves_unused_rows_alone() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_refused() -> None:
-    broken = replace(CONTENT, dense=torch.full((ITEMS, 3), float("nan")))
+    broken = replace(CONTENT, numeric=torch.full((ITEMS, 1), float("nan")))
     with pytest.raises(InvalidArgument, match="loss must be finite, got nan"):
         fit_two_tower(_sequences(), broken, _users(), SHAPE, CONFIG, FIT)

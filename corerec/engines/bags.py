@@ -1,0 +1,68 @@
+"""Draws users with all their events, without order: the bags that `history="mean"` learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corerec.engines.sequences import Sequences
+from corerec.errors import InvalidArgument
+from corerec.stages import Int64s
+
+_EMPTY_SHARE = 0.02
+"""Share of bags whose query has no item at all, so that a cold user's vector is learned."""
+
+
+@dataclass(frozen=True)
+class Bags:
+    """All events of B users, user after user."""
+
+    user: Int64s  # (B,) user row
+    row: Int64s  # (E,) the bag of each event, 0..B - 1
+    items: Int64s  # (E,)
+    shown: NDArray[np.bool_]  # (E,) whether the query sees the event
+
+
+def draw_users(sequences: Sequences, limit: int, rng: np.random.Generator) -> Int64s:
+    """Return user rows in random order, of all users with events, or until `limit` events."""
+    counts = np.diff(sequences.offsets)
+    users = rng.permutation(np.flatnonzero(counts))
+    if not len(users):
+        raise InvalidArgument("training needs at least one interaction, got 0")
+    if len(sequences) > limit:
+        total = np.cumsum(counts[users])
+        users = users[: max(1, int(np.searchsorted(total, limit, side="right")))]
+    return users
+
+
+def bags(
+    sequences: Sequences,
+    users: Int64s,
+    size: int,
+    *,
+    dropout: float,
+    most: int,
+    rng: np.random.Generator,
+) -> Iterator[Bags]:
+    """Yield the bags of `users`, `size` at once.
+
+    An event is shown to the query with probability 1 - dropout, and less often where a user has
+    more than `most` events, so that about so many are seen.
+    """
+    for start in range(0, len(users), size):
+        own = users[start : start + size]
+        counts = sequences.offsets[own + 1] - sequences.offsets[own]
+        row = np.repeat(np.arange(len(own)), counts)
+        begin = np.cumsum(counts) - counts
+        at = np.arange(len(row)) + np.repeat(sequences.offsets[own] - begin, counts)
+        share = np.minimum(1 - dropout, most / np.maximum(counts, 1))
+        share[rng.random(len(own)) < _EMPTY_SHARE] = 0.0
+        yield Bags(
+            user=own,
+            row=row,
+            items=sequences.items[at].astype(np.int64),
+            shown=rng.random(len(row)) < share[row],
+        )

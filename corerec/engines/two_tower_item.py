@@ -1,0 +1,74 @@
+"""The item tower: id, attributes, words of the title and content vectors to one vector."""
+
+# R item rows, N items, D width, V width of the vector sets, M modalities
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor, nn
+
+from corerec.engines.two_tower_config import TwoTowerConfig
+from corerec.engines.two_tower_layers import embedding, embeddings, linear
+from corerec.engines.two_tower_shape import ItemContent, TwoTowerShape
+from corerec.multimodal.fusion import MultiModalFusion
+
+ID = "id"
+"""Name of the modality of id, attributes and title; the others are named as their vector sets."""
+
+
+class ItemTower(nn.Module):
+    """Item id and content to a vector; row N is the start of every history."""
+
+    def __init__(self, config: TwoTowerConfig, shape: TwoTowerShape, generator: Generator) -> None:
+        super().__init__()
+        self.start = shape.items
+        self.id_dropout = config.id_dropout
+        self.id = embedding(shape.items + 1, config.dim, 0.05, generator)
+        self.categorical = embeddings(shape.item_categorical, config.dim, generator)
+        self.multi = embeddings(shape.item_multi, config.dim, generator)
+        self.title = embedding(shape.title_buckets, config.dim, 0.01, generator, padding=True)
+        self.dense: nn.Linear | None = None
+        self.fusion: MultiModalFusion | None = None
+        self.names = tuple(own.name for own in shape.item_vectors)
+        self.widths = [own.width for own in shape.item_vectors]
+        fused = config.fusion != "sum" and bool(self.names)
+        dense = shape.item_numeric + (0 if fused else shape.vector_width)
+        if dense:
+            self.dense = linear(dense, config.dim, generator)
+        if fused:
+            widths = {ID: config.dim} | dict(zip(self.names, self.widths, strict=True))
+            self.fusion = MultiModalFusion(config.fusion, widths, config.dim, generator=generator)
+
+    def forward(self, rows: Tensor, content: ItemContent, noise: Generator | None) -> Tensor:
+        """Return (R, D), not normalised, for rows (R,) in [0, N]; `noise` drops ids in training."""
+        ids = self.id(rows)  # (R, D)
+        is_item = (rows != self.start)[:, None]
+        if noise is not None and self.id_dropout > 0:
+            # What stays is not scaled up: a dropped id is a cold item, the rest is as it serves.
+            keep = torch.rand(len(rows), 1, generator=noise, device=rows.device) >= self.id_dropout
+            ids = ids * (keep | ~is_item)
+        real = rows.clamp(max=self.start - 1)
+        own: Tensor = ids + self._attributes(real, content) * is_item
+        if self.fusion is None:
+            return own
+        vectors = content.vectors[real] * is_item  # (R, V)
+        inputs = dict(zip(self.names, torch.split(vectors, self.widths, dim=1), strict=True))
+        present = {name: (part != 0).any(1) for name, part in inputs.items()}
+        out: Tensor = self.fusion({ID: own, **inputs}, present).vector
+        return out
+
+    def _attributes(self, rows: Tensor, content: ItemContent) -> Tensor:
+        words = content.title[rows]  # (R, W), padded with 0, whose embedding is zero
+        out: Tensor = self.title(words).sum(1) / (words > 0).sum(1, keepdim=True).clamp(min=1)
+        for column, table in enumerate(self.categorical):
+            out = out + table(content.categorical[rows, column])
+        for column, table in enumerate(self.multi):
+            codes = content.multi[rows, column]  # (R, K)
+            present = (codes > 0).sum(1, keepdim=True).clamp(min=1)
+            out = out + table(codes).sum(1) / present
+        if self.dense is not None:
+            dense = content.numeric[rows]
+            if self.fusion is None:
+                dense = torch.cat([dense, content.vectors[rows]], dim=1)
+            out = out + self.dense(dense)
+        return out  # (R, D)

@@ -1,0 +1,114 @@
+"""Query encoder: users' recent events to unit vectors, from tables read once a release."""
+
+# B users, L events, D width
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from corerec.engines.two_tower_net import TwoTowerNet
+from corerec.engines.two_tower_shape import UserInputs
+from corerec.engines.two_tower_user import HistoryAttention
+from corerec.features import UserFeatures, context_features
+from corerec.stages import Float32s, Int64s
+
+
+class QueryEncoder:
+    """Encodes batches of users; what depends on items alone is computed once."""
+
+    def __init__(self, model: TwoTowerNet, base: Tensor) -> None:
+        """Make the tables from `base`, (N + 1, D) of `TwoTowerNet.item_base`."""
+        self.model = model.eval()
+        self.length = model.config.history_length
+        self.start = model.shape.items
+        with torch.inference_mode():
+            if isinstance(model.user.history, HistoryAttention):
+                keys, values = model.user.history.tables(base)
+                self._table = torch.cat([keys, values, base], dim=1)  # (N + 1, 3D)
+            else:
+                self._table = model.user.history.members(base)  # (N + 1, D)
+
+    @torch.inference_mode()
+    def encode(
+        self, histories: Sequence[Int64s], users: UserFeatures, moments: Int64s | None
+    ) -> Float32s:
+        """Return vectors (B, D) to score by.
+
+        Unknown numbers of a history are left out before its newest events are taken.
+
+        Shapes: histories, B arrays of item numbers, oldest first; users, B rows; moments (B,)
+        microseconds since 1970, used only when the data has times.
+        """
+        model = self.model
+        if not len(histories):
+            return np.empty((0, model.config.dim), np.float32)
+        if isinstance(model.user.history, HistoryAttention):
+            seen = self._attend(model.user.history, histories)
+        else:
+            seen = self._average(histories)
+        device = self._table.device
+        profile = model.user.profile(UserInputs.of(users, device), None)
+        context = None
+        if model.shape.has_times and moments is not None:
+            context = torch.from_numpy(context_features(moments)).to(device)
+        out: Float32s = model.user.join(seen, profile, context).cpu().numpy()
+        return out
+
+    def pack(self, histories: Sequence[Int64s]) -> tuple[Int64s, NDArray[np.bool_]]:
+        """Return the newest known items of each history, newest first, and where there are any.
+
+        The start token ends a history that is shorter than the model looks back.
+
+        Shapes: returns tokens (B, L) and present (B, L).
+        """
+        flat, lengths = self._known(histories)
+        back = np.arange(max(1, min(self.length, int(lengths.max(initial=0)) + 1)))
+        at = np.cumsum(lengths)[:, None] - 1 - back  # (B, L)
+        inside = back < lengths[:, None]
+        flat = np.append(flat, self.start)
+        tokens = np.where(inside, flat[np.where(inside, at, -1)], self.start)
+        return tokens, back <= lengths[:, None]
+
+    def _known(self, histories: Sequence[Int64s]) -> tuple[Int64s, Int64s]:
+        """Return all known items of the histories in one row, and how many each has, (B,)."""
+        lengths = np.fromiter((len(h) for h in histories), np.int64, len(histories))
+        flat = np.concatenate(histories) if len(histories) else np.empty(0, np.int64)
+        known = (flat >= 0) & (flat < self.start)
+        if not known.all():
+            row = np.repeat(np.arange(len(histories)), lengths)
+            flat = flat[known]
+            lengths = np.bincount(row[known], minlength=len(histories))
+        return flat, lengths
+
+    def _attend(self, attention: HistoryAttention, histories: Sequence[Int64s]) -> Tensor:
+        tokens, present = self.pack(histories)
+        dim, device = self.model.config.dim, self._table.device
+        gathered = self._table[torch.from_numpy(tokens).to(device)]  # (B, L, 3D)
+        keys, values, base = (gathered[..., i * dim : (i + 1) * dim] for i in range(3))
+        there = torch.from_numpy(present).to(device)
+        return attention.newest(base[:, 0], keys, values, there)  # (B, D)
+
+    def _average(self, histories: Sequence[Int64s]) -> Tensor:
+        none = self.model.config.history == "none"
+        flat, lengths = self._known([h[:0] for h in histories] if none else histories)
+        # Newest `length` of each, and the start token where there is nothing.
+        kept = np.minimum(lengths, self.length)
+        sizes = np.maximum(kept, 1)
+        starts = np.cumsum(sizes) - sizes
+        place = np.arange(int(sizes.sum())) - np.repeat(starts, sizes)
+        at = np.repeat(np.cumsum(lengths) - kept, sizes) + place
+        at[np.repeat(kept == 0, sizes)] = len(flat)
+        items = np.append(flat, self.start)[at]
+        device = self._table.device
+        return F.embedding_bag(
+            torch.from_numpy(items).to(device),
+            self._table,
+            torch.from_numpy(starts).to(device),
+            mode="mean",
+        )  # (B, D)

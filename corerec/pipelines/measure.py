@@ -23,6 +23,7 @@ from corerec.ranking.core import RankingCore
 from corerec.release import Release
 from corerec.rerank import RerankCore
 from corerec.retrieval.core import RetrievalCore
+from corerec.retrieval.options import RetrievalOptions
 from corerec.retrieval.sources import ListSource
 from corerec.stages import (
     RankEntry,
@@ -53,9 +54,10 @@ def measure(trained: Trained, work: Path, report: Report) -> dict[str, Any]:
             "the test slice must have a user's first interaction with an item, all are repeats",
             file=parts.dataset.root,
         )
-    core = load_retrieval(release, config, trained.own)
+    threads = thread_count(config)
+    core = load_retrieval(release, threads, config.retrieval, trained.own)
     found = evaluate(
-        _funnel(core, release, config, trained.own),
+        _funnel(core, release, threads, trained.own),
         cases,
         user_ids=parts.user_ids,
         attributes=parts.attributes,
@@ -98,27 +100,33 @@ def _sources(
     return found
 
 
-def load_funnel(release: Release, config: TrainConfig, own: Own | None = None) -> Funnel:
-    """Return the three cores over a release, with all the threads of the training.
+def load_funnel(
+    release: Release,
+    *,
+    threads: int,
+    options: RetrievalOptions | None = None,
+    own: Own | None = None,
+) -> Funnel:
+    """Return the three cores over a release, with its own options unless others are given.
 
     Where a place is taken by a model of your own, it is asked in that place.
     """
     own = own or Own()
-    return _funnel(load_retrieval(release, config, own), release, config, own)
+    return _funnel(load_retrieval(release, threads, options, own), release, threads, own)
 
 
-def load_retrieval(release: Release, config: TrainConfig, own: Own) -> RetrievalCore:
+def load_retrieval(
+    release: Release, threads: int, options: RetrievalOptions | None, own: Own
+) -> RetrievalCore:
     """Return retrieval over a release and retrievers of your own."""
     lists = [ListSource(retriever, len(release.catalogue)) for retriever in own.retrievers]
-    return RetrievalCore.load(
-        release, config=config.retrieval, threads=thread_count(config), own=lists
-    )
+    return RetrievalCore.load(release, config=options, threads=threads, own=lists)
 
 
-def _funnel(retrieval: RetrievalCore, release: Release, config: TrainConfig, own: Own) -> Funnel:
+def _funnel(retrieval: RetrievalCore, release: Release, threads: int, own: Own) -> Funnel:
     ranking: StageCore[RankEntry, RankResult] = OwnRanking(release.id, own.ranker)
     if own.ranker is None and not own.unranked:
-        ranking = RankingCore.load(release, device="cpu", threads=thread_count(config))
+        ranking = RankingCore.load(release, device="cpu", threads=threads)
     rerank: StageCore[RerankEntry, RerankResult]
     if own.reranker is not None:
         rerank = OwnRerank(release.id, release.catalogue, own.reranker)
@@ -134,7 +142,7 @@ def verify_release(path: Path, config: TrainConfig) -> None:
         ReleaseError: when a file does not verify or a stage gives no finite answer.
     """
     release = Release.open(path, verify=True)
-    funnel = load_funnel(release, config)
+    funnel = load_funnel(release, threads=thread_count(config))
     items = np.arange(min(3, len(release.catalogue)), dtype=np.int64)
     users = [UserContext(items=items, times=np.zeros(len(items), np.int64)), UserContext()]
     for user in users:

@@ -138,7 +138,7 @@ def _vector_model(
     folder = work / f"{kind}.model"
     model.save(folder)
     served = model_class(kind).load(folder)
-    history = getattr(model, "history", None)
+    history = getattr(model, "fitted", None) or getattr(model, "history", None)
     return _Model(
         kind=kind,
         encode=served.encode_users,

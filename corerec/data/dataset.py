@@ -11,7 +11,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from corerec.data.spec import FILE_NAME, InteractionsSpec, ItemsSpec, UsersSpec, load_spec
+from corerec.data.spec import (
+    FILE_NAME,
+    DatasetSpec,
+    InteractionsSpec,
+    ItemsSpec,
+    UsersSpec,
+    load_spec,
+)
 from corerec.data.tables import Table, read_table
 from corerec.data.vectors import load_vectors
 from corerec.errors import DataError
@@ -60,24 +67,54 @@ def load_dataset(root: Path, *, unknown_items: UnknownItems = "fail") -> Dataset
     if not spec.interactions.file:
         rule = "the folder holds a catalogue without interactions: interactions.file is missing"
         raise DataError(rule, file=root / FILE_NAME)
-    items = _read_items(root, spec.items)
-    known = _read_users(root, spec.users)
-    events, dropped = _read_interactions(root, spec.interactions, items["item_id"], unknown_items)
-    users = _all_users(known, events["user_id"])
+    items = read_table(root / spec.items.file, item_columns(spec.items))
+    users = None
+    if spec.users.file:
+        users = read_table(root / spec.users.file, user_columns(spec.users))
+    return assemble(
+        spec,
+        interactions=read_table(
+            root / spec.interactions.file, interaction_columns(spec.interactions)
+        ),
+        items=items,
+        users=users,
+        vectors=load_vectors(root, spec.vectors, items.frame.height),
+        root=root,
+        unknown_items=unknown_items,
+    )
+
+
+def assemble(
+    spec: DatasetSpec,
+    *,
+    interactions: Table,
+    items: Table,
+    users: Table | None,
+    vectors: Mapping[str, NDArray[np.float32]],
+    root: Path,
+    unknown_items: UnknownItems,
+) -> Dataset:
+    """Return the data set of tables whose columns a spec describes. Raises DataError."""
+    catalogue = _items_of(items, spec.items)
+    known = _users_of(users, spec.users)
+    events, dropped = _events_of(
+        interactions, spec.interactions, catalogue["item_id"], unknown_items
+    )
+    everyone = _all_users(known, events["user_id"])
     has_times = bool(spec.interactions.time)
     return Dataset(
         root=root,
         name=spec.name,
-        items=items,
-        users=users,
-        interactions=_in_order(events, users["user_id"], has_times),
+        items=catalogue,
+        users=everyone,
+        interactions=_in_order(events, everyone["user_id"], has_times),
         has_times=has_times,
         item_categorical=spec.items.categorical,
         item_multi=spec.items.multi,
         item_numeric=spec.items.numeric,
         user_categorical=spec.users.categorical,
         user_numeric=spec.users.numeric,
-        vectors=load_vectors(root, spec.vectors, items.height),
+        vectors=vectors,
         dropped=dropped,
     )
 
@@ -89,15 +126,30 @@ def load_items(root: Path) -> tuple[pl.DataFrame, dict[str, NDArray[np.float32]]
         ConfigError, DataError: as load_dataset.
     """
     spec = load_spec(root)
-    items = _read_items(root, spec.items)
+    table = read_table(root / spec.items.file, item_columns(spec.items))
+    items = _items_of(table, spec.items)
     return items, load_vectors(root, spec.vectors, items.height)
 
 
-def _read_items(root: Path, spec: ItemsSpec) -> pl.DataFrame:
+def item_columns(spec: ItemsSpec) -> list[str]:
+    """Return the columns that a catalogue's table must have."""
+    named = filter(None, [spec.title, spec.category, spec.creator, spec.born])
+    return [spec.id, *named, *spec.categorical, *spec.multi, *spec.numeric]
+
+
+def user_columns(spec: UsersSpec) -> list[str]:
+    """Return the columns that a table of users must have."""
+    return [spec.id, *spec.categorical, *spec.numeric]
+
+
+def interaction_columns(spec: InteractionsSpec) -> list[str]:
+    """Return the columns that a table of interactions must have."""
+    extra = filter(None, [spec.rating, spec.event_type])
+    return [spec.user, spec.item, spec.time or spec.order, *extra]
+
+
+def _items_of(table: Table, spec: ItemsSpec) -> pl.DataFrame:
     named = {"title": spec.title, "category": spec.category, "creator": spec.creator}
-    attributes = (*spec.categorical, *spec.multi, *spec.numeric)
-    wanted = [spec.id, *filter(None, named.values()), *filter(None, [spec.born]), *attributes]
-    table = read_table(root / spec.file, wanted)
     ids = table.unique_ids(spec.id)
     columns = [pl.Series("item_number", np.arange(len(ids)), pl.Int64), ids.rename("item_id")]
     for name, source in named.items():
@@ -122,20 +174,17 @@ def _attributes(
     return words + [table.numbers(name).rename(name) for name in numeric]
 
 
-def _read_users(root: Path, spec: UsersSpec) -> pl.DataFrame:
-    if not spec.file:
+def _users_of(table: Table | None, spec: UsersSpec) -> pl.DataFrame:
+    if table is None:
         return pl.DataFrame(schema={"user_id": pl.String})
-    table = read_table(root / spec.file, [spec.id, *spec.categorical, *spec.numeric])
     ids = table.unique_ids(spec.id).rename("user_id")
     return pl.DataFrame([ids, *_attributes(table, spec.categorical, spec.numeric)])
 
 
-def _read_interactions(
-    root: Path, spec: InteractionsSpec, item_ids: pl.Series, unknown_items: UnknownItems
+def _events_of(
+    table: Table, spec: InteractionsSpec, item_ids: pl.Series, unknown_items: UnknownItems
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Return user_id, item_number, at (time or order) and the optional columns, in file order."""
-    extra = list(filter(None, [spec.rating, spec.event_type]))
-    table = read_table(root / spec.file, [spec.user, spec.item, spec.time or spec.order, *extra])
     columns = [
         table.ids(spec.user).rename("user_id"),
         _item_numbers(table, spec.item, item_ids, unknown_items),

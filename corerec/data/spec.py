@@ -105,6 +105,12 @@ def load_spec(root: Path) -> DatasetSpec:
     """
     path = root / FILE_NAME
     spec = load_config(DatasetSpec, path)
+    check_spec(spec, path)
+    return spec
+
+
+def check_spec(spec: DatasetSpec, path: Path) -> None:
+    """Raise ConfigError where a spec breaks a rule; `path` is what errors call it."""
     if not spec.name:
         raise ConfigError(f"{path}: name must not be empty")
     events = spec.interactions
@@ -127,7 +133,6 @@ def load_spec(root: Path) -> DatasetSpec:
     for name in files:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ConfigError(f"{path}: a file must lie inside the data set folder, got {name!r}")
-    return spec
 
 
 def _refuse_repeats(path: Path, table: str, columns: list[str]) -> None:

@@ -149,6 +149,19 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     return Table(path, frame)
 
 
+def frame_table(name: str, frame: pl.DataFrame, columns: Sequence[str]) -> Table:
+    """Return the named columns of a table in memory; `name` is what errors call it.
+
+    Raises:
+        DataError: the table is empty or lacks a column.
+    """
+    path, wanted = Path(name), list(dict.fromkeys(columns))
+    _check_columns(path, frame.columns, wanted, line=None)
+    if frame.height == 0:
+        raise DataError("a table must have at least one row", file=path, value=0)
+    return Table(path, frame.select(wanted))
+
+
 def _iso_micros(values: pl.Series) -> pl.Series:
     """Return int64 microseconds of ISO 8601 text, UTC where no offset is said, null if unread."""
     clean = pl.col("at").str.strip_chars().str.replace(" ", "T").str.replace("Z$", "+00:00")

@@ -10,6 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from corerec.engines import DCN, DLRM
+from corerec.engines.ctr_config import CtrFitConfig
+from corerec.engines.ctr_examples import CtrExamples
+from corerec.engines.dcn import DcnConfig
+from corerec.engines.dlrm import DlrmConfig
 from corerec.engines.protocols import Report
 from corerec.engines.sequences import Sequences
 
@@ -69,7 +74,51 @@ def next_is_first(model: Any) -> float:
     return float((found == (last + 1) % ITEMS).mean())
 
 
+def pairs_of_codes() -> CtrExamples:
+    """Rows whose label says whether two codes are the same, with a number beside them."""
+    rng = np.random.default_rng(2)
+    codes = rng.integers(1, 5, (200, 3))
+    numbers = rng.standard_normal((200, 2))
+    return CtrExamples.of(codes, codes[:, 0] == codes[:, 1], numbers=numbers)
+
+
+def _fit_table(model: Any, checkpoint: Path | None, report: Report | None) -> Any:
+    return model.fit(pairs_of_codes(), checkpoint=checkpoint, report=report)
+
+
+def _labels_right(model: Any) -> float:
+    data = pairs_of_codes()
+    assert data.labels is not None
+    return float(((model.predict(data) > 0.5) == (data.labels > 0.5)).mean())
+
+
+def _nan_number(model: Any) -> None:
+    data = pairs_of_codes()
+    model.fit(CtrExamples.of(data.codes, data.labels, numbers=np.full((200, 2), np.nan)))
+
+
+SMALL = {DCN: DcnConfig(cross_rank=None, deep=(32,)), DLRM: DlrmConfig(bottom=(8,), top=(32,))}
+
+
+def _table_case(kind: type[Any]) -> ModelCase:
+    def on(seed: int, epochs: int, device: str) -> Any:
+        training = CtrFitConfig(epochs=epochs, batch_rows=32, learning_rate=1e-2)
+        return kind(8, config=SMALL[kind], training=training, seed=seed, device=device)
+
+    return ModelCase(
+        name=kind.__name__,
+        make=lambda seed, epochs: on(seed, epochs, "cpu"),
+        fit=_fit_table,
+        overfit=_labels_right,
+        scores=lambda model: model.predict(pairs_of_codes())[:, 0],
+        load=kind.load,
+        refuses=_nan_number,
+        on=on,
+        overfit_epochs=20,
+    )
+
+
 VECTOR_MODELS: list[ModelCase] = []
 """Retrieval models: `corerec.engines.protocols.VectorModel`."""
-TABLE_MODELS: list[ModelCase] = []
+TABLE_MODELS: list[ModelCase] = [_table_case(kind) for kind in (DCN, DLRM)]
 """Ranking models over tables of features."""

@@ -70,3 +70,20 @@ def test_logloss_equals_a_naive_loop_and_survives_certainty() -> None:
 def test_no_cases_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="at least one case, got 0"):
         metrics.recall_at(np.empty(0, np.int64), 10)
+
+
+def test_calibration_error_equals_its_definition_bin_by_bin() -> None:
+    rng = np.random.default_rng(0)
+    said = np.append(rng.random(500), [0.0, 1.0])
+    came = (rng.random(502) < said**2).astype(np.int64)
+    expected = 0.0
+    for low in range(10):
+        inside = (said >= low / 10) & ((said < (low + 1) / 10) | ((low == 9) & (said == 1)))
+        if inside.any():
+            expected += inside.mean() * abs(said[inside].mean() - came[inside].mean())
+    assert metrics.expected_calibration_error(came, said, bins=10) == pytest.approx(expected)
+    assert metrics.expected_calibration_error(came, came.astype(float)) == 0
+    with pytest.raises(InvalidArgument, match="bins must be at least 1, got 0"):
+        metrics.expected_calibration_error(came, said, bins=0)
+    with pytest.raises(InvalidArgument, match="at least one case"):
+        metrics.expected_calibration_error(came[:0], said[:0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from corerec.data.spec import load_spec
+from corerec.data.spec import DatasetSpec, load_spec
 from corerec.data.tables import Table, read_table
 
 
@@ -16,7 +16,7 @@ def texts(data: Path, columns: Sequence[str]) -> list[str]:
         DataError: as `corerec.data.tables.read_table`.
     """
     spec = load_spec(data)
-    table = read_table(data / spec.items.file, columns)
+    table = _items(data, spec, columns)
     parts = [_words(table, name, spec.items.multi_separator, spec.items.multi) for name in columns]
     return [". ".join(part for part in row if part) for row in zip(*parts, strict=True)]
 
@@ -28,7 +28,7 @@ def pictures(data: Path, column: str) -> list[Path | None]:
         DataError: for a URL or a path outside the folder, with its line.
     """
     spec = load_spec(data)
-    table = read_table(data / spec.items.file, [column])
+    table = _items(data, spec, [column])
     found: list[Path | None] = []
     for row, value in enumerate(table.text(column).to_list()):
         if not (text := (value or "").strip()):
@@ -42,6 +42,11 @@ def pictures(data: Path, column: str) -> list[Path | None]:
             raise table.error(rule, row=row, column=column, value=text)
         found.append(data / text)
     return found
+
+
+def _items(data: Path, spec: DatasetSpec, columns: Sequence[str]) -> Table:
+    # With the ids: a row that is empty but for its id is an item, and an empty line is none.
+    return read_table(data / spec.items.file, [spec.items.id, *columns])
 
 
 def _words(table: Table, column: str, separator: str, multi: tuple[str, ...]) -> list[str]:

@@ -169,7 +169,7 @@ def _remove_old(data: Path, spec: DatasetSpec, done: Sequence[Encoded]) -> None:
 def _write(data: Path, name: str, vectors: Float32s) -> str:
     """Write the vectors under a name that says their content, so that no old file changes."""
     content = np.ascontiguousarray(vectors, np.float32)
-    file = f"{name}.{hashlib.sha256(content).hexdigest()[:12]}.npy"
+    file = f"{name}.{hashlib.sha256(content.data).hexdigest()[:12]}.npy"
     staged = data / f".tmp-{file}"
     try:
         np.save(staged, content, allow_pickle=False)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
+from corerec.data import dataset_from_frames
 from corerec.engines import DCN, DLRM
 from corerec.engines.ctr_config import CtrFitConfig
 from corerec.engines.ctr_examples import CtrExamples
@@ -17,6 +19,8 @@ from corerec.engines.dcn import DcnConfig
 from corerec.engines.dlrm import DlrmConfig
 from corerec.engines.protocols import Report
 from corerec.engines.sequences import Sequences
+from corerec.engines.two_tower import TwoTower
+from corerec.engines.two_tower_config import TwoTowerConfig, TwoTowerFitConfig
 
 ITEMS, USERS, STEPS = 24, 40, 12
 EPOCHS = 4
@@ -118,7 +122,45 @@ def _table_case(kind: type[Any]) -> ModelCase:
     )
 
 
-VECTOR_MODELS: list[ModelCase] = []
+def _fit_ring(model: Any, checkpoint: Path | None, report: Report | None) -> Any:
+    return model.fit(ring(), checkpoint=checkpoint, report=report)
+
+
+def _bag_is_first(model: Any) -> float:
+    """Return the share of each user's items among as many best ones."""
+    data = ring()
+    found = model.recommend(data.contexts(range(USERS)), STEPS, exclude_seen=False).numbers
+    own = data.items.reshape(USERS, STEPS)
+    return float(np.mean([np.isin(a, b).mean() for a, b in zip(own, found, strict=True)]))
+
+
+def _nan_vector(model: Any) -> None:
+    events = pl.DataFrame({"user_id": ["a", "b"], "item_id": ["x", "y"]})
+    vectors = {"text": np.array([[1.0, np.nan], [0.0, 1.0]], np.float32)}
+    model.fit(dataset_from_frames(events, vectors=vectors))
+
+
+def _two_tower(history: str) -> ModelCase:
+    config = TwoTowerConfig(history=history, heads=2, hidden=16, bag_dropout=0.2)  # type: ignore[arg-type]
+
+    def on(seed: int, epochs: int, device: str) -> TwoTower:
+        fit = TwoTowerFitConfig(epochs=epochs, learning_rate=1e-2, batch_windows=8, batch_users=8)
+        return TwoTower(16, config=config, training=fit, seed=seed, device=device)
+
+    return ModelCase(
+        name=f"TwoTower-{history}",
+        make=lambda seed, epochs: on(seed, epochs, "cpu"),
+        fit=_fit_ring,
+        overfit=next_is_first if history == "attention" else _bag_is_first,
+        scores=vector_scores,
+        load=TwoTower.load,
+        refuses=_nan_vector,
+        on=on,
+        overfit_epochs=25,
+    )
+
+
+VECTOR_MODELS: list[ModelCase] = [_two_tower("attention"), _two_tower("mean")]
 """Retrieval models: `corerec.engines.protocols.VectorModel`."""
 TABLE_MODELS: list[ModelCase] = [_table_case(kind) for kind in (DCN, DLRM)]
 """Ranking models over tables of features."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corerec.engines.sequences import Sequences
+from corerec.engines.workers import ALONE, Worker
 from corerec.errors import InvalidArgument
 from corerec.stages import Int64s
 
@@ -24,6 +25,7 @@ class Bags:
     row: Int64s  # (E,) the bag of each event, 0..B - 1
     items: Int64s  # (E,)
     shown: NDArray[np.bool_]  # (E,) whether the query sees the event
+    weight: float = 1.0  # of the mean over this worker's events, 1 where it has all of them
 
 
 def draw_users(sequences: Sequences, limit: int, rng: np.random.Generator) -> Int64s:
@@ -46,15 +48,19 @@ def bags(
     dropout: float,
     most: int,
     rng: np.random.Generator,
+    worker: Worker = ALONE,
 ) -> Iterator[Bags]:
     """Yield the bags of `users`, `size` at once.
 
     An event is shown to the query with probability 1 - dropout, and less often where a user has
-    more than `most` events, so that about so many are seen.
+    more than `most` events, so that about so many are seen. Of several workers each gets its rows
+    of every batch, the batches being the same.
     """
     for start in range(0, len(users), size):
-        own = users[start : start + size]
+        batch = users[start : start + size]
+        own = batch[worker.rows(len(batch))]
         counts = sequences.offsets[own + 1] - sequences.offsets[own]
+        events = int((sequences.offsets[batch + 1] - sequences.offsets[batch]).sum())
         row = np.repeat(np.arange(len(own)), counts)
         begin = np.cumsum(counts) - counts
         at = np.arange(len(row)) + np.repeat(sequences.offsets[own] - begin, counts)
@@ -65,4 +71,5 @@ def bags(
             row=row,
             items=sequences.items[at].astype(np.int64),
             shown=rng.random(len(row)) < share[row],
+            weight=worker.weight(len(row), events),
         )

@@ -23,6 +23,7 @@ from corerec.engines.two_tower_inputs import TwoTowerInputs
 from corerec.engines.two_tower_net import CHUNK, TwoTowerNet
 from corerec.engines.two_tower_query import QueryEncoder
 from corerec.engines.two_tower_shape import ItemContent, TwoTowerShape, UserInputs
+from corerec.engines.workers import ALONE, Worker
 from corerec.errors import FailedPrecondition, InvalidArgument, ReleaseError
 from corerec.features import UserFeatures
 from corerec.stages import Float32s, Source, UserContext
@@ -121,8 +122,12 @@ class TwoTower(ExactSearch):
         validate: Callable[[Self], float] | None = None,
         checkpoint: Path | None = None,
         report: Report | None = None,
+        worker: Worker = ALONE,
     ) -> Self:
-        """Do what `fit` does, with features that have been made already."""
+        """Do what `fit` does, with features that have been made already.
+
+        With `worker` it is one of several processes that fit the same model on the same data.
+        """
         schema = inputs.schema
         if events.item_count != schema.item_count or events.user_count != schema.user_count:
             raise InvalidArgument(
@@ -148,6 +153,7 @@ class TwoTower(ExactSearch):
             validate=None if validate is None else ask,
             report=report,
             checkpoint=checkpoint,
+            worker=worker,
         )
         self.history = history
         self._serve(history.model, content)

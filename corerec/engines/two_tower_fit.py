@@ -26,6 +26,7 @@ from corerec.engines.two_tower_mining import hard_items
 from corerec.engines.two_tower_net import TwoTowerNet
 from corerec.engines.two_tower_shape import ItemContent, TwoTowerShape, UserInputs
 from corerec.engines.two_tower_steps import Step, Steps, prefetched
+from corerec.engines.workers import ALONE, Worker
 from corerec.errors import InvalidArgument
 
 _CHECK_STEPS = 64
@@ -59,21 +60,24 @@ def fit_two_tower(
     validate: Callable[[TwoTowerNet], float] | None = None,
     report: Report | None = None,
     checkpoint: Path | None = None,
+    worker: Worker = ALONE,
 ) -> TwoTowerFit:
     """Return the model of the best validated epoch; the same seed gives the same model.
 
     `users` is the table of all users, row 0 unknown. With `checkpoint` a killed training goes on
-    after its last whole epoch and ends where an unbroken one would.
+    after its last whole epoch and ends where an unbroken one would. As one of several workers the
+    process trains on its rows of each batch; the first validates and writes the checkpoint, which
+    the others must be able to read.
 
     Raises:
         InvalidArgument: without interactions, or when loss or validation score is not finite.
     """
-    trainer = _Trainer(sequences, content, users, shape, config, fit, seed)
+    trainer = _Trainer(sequences, content, users, shape, config, fit, seed, worker)
     if checkpoint is not None:
         trainer.resume(checkpoint)
     while not trainer.done:
         trainer.epoch(report, validate)
-        if checkpoint is not None:
+        if checkpoint is not None and worker.is_first:
             trainer.save(checkpoint)
     return trainer.result()
 
@@ -88,14 +92,16 @@ class _Trainer:
         config: TwoTowerConfig,
         fit: TwoTowerFitConfig,
         seed: int,
+        worker: Worker,
     ) -> None:
-        self.sequences, self.fit, self.seed = sequences, fit, seed
+        self.sequences, self.fit, self.seed, self.worker = sequences, fit, seed, worker
         self.device = content.title.device
         self.model = TwoTowerNet(config, shape, Generator().manual_seed(seed)).to(self.device)
         rows = _dense_rows(self.model) if self.device.type == "cuda" else []
         self.loss = TwoTowerLoss(self.model, content, users, sequences, fit)
+        self.call = worker.wrap(self.loss)
         self.optimizer = RowAdam(self.model.parameters(), weight_decay=fit.weight_decay, rows=rows)
-        self.steps = Steps(sequences, config, shape, fit)
+        self.steps = Steps(sequences, config, shape, fit, worker)
         self.rounds = max(1, min(fit.epochs, round(fit.max_examples / max(1, len(sequences)))))
         self.limit = max(1, fit.max_examples // self.rounds)
         self.epochs: list[dict[str, float]] = []
@@ -116,7 +122,8 @@ class _Trainer:
         number = len(self.epochs)
         # All chance comes from seed and epoch, so a resumed run draws what an unbroken one does.
         rng = np.random.default_rng([self.seed, number])
-        noise = Generator(device=self.device).manual_seed(int(rng.integers(2**62)))
+        drawn = int(rng.integers(2**62)) + self.worker.rank
+        noise = Generator(device=self.device).manual_seed(drawn)
         hard = None
         if self.fit.hard_negatives and number:
             hard = hard_items(
@@ -130,7 +137,8 @@ class _Trainer:
         if validate is None:
             self.best_epoch = number
         else:
-            score = entry["validation"] = float(validate(self.model))
+            own = float(validate(self.model)) if self.worker.is_first else 0.0
+            score = entry["validation"] = self.worker.first_says(own, self.device)
             if not math.isfinite(score):
                 raise InvalidArgument(f"a validation score must be finite, got {score}")
             if self.best_epoch < 0 or score > self.epochs[self.best_epoch]["validation"]:
@@ -160,14 +168,17 @@ class _Trainer:
                 if number and "validation" in self.epochs[-1]:
                     note += f", validation {self.epochs[-1]['validation']:.4f}"
                 report(number * count + place + 1, self.rounds * count, note)
+        total = self.worker.total(total)
+        seen = int(self.worker.total(torch.tensor(seen, device=self.device)))
         self.examples += seen
         return self._finite(total, seen)
 
     def _step(self, step: Step, noise: Generator, rate: float) -> Tensor:
         self.optimizer.clear()
         with self._precision():
-            loss: Tensor = self.loss(step, noise)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            loss: Tensor = self.call(step, noise)
+        own = loss if step.weight == 1 else loss * step.weight
+        own.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.optimizer.step(rate, max_norm=5.0)
         return loss.detach().float()
 

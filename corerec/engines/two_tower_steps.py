@@ -24,6 +24,7 @@ from corerec.engines.sequences import Sequences
 from corerec.engines.two_tower_config import TwoTowerConfig, TwoTowerFitConfig
 from corerec.engines.two_tower_shape import TwoTowerShape
 from corerec.engines.windows import Batch, batches, cut
+from corerec.engines.workers import ALONE, Worker
 from corerec.features import context_features
 from corerec.stages import Int64s
 
@@ -64,6 +65,8 @@ class Step:
     """(P, n) bool: False where such a negative is in truth a positive."""
     hard: Tensor
     """(Q, H) places of hard negatives, -1 where a user has none."""
+    weight: float
+    """Of the mean over these positives, 1 where they are all of the step's."""
 
     def to(self, device: torch.device) -> Step:
         """Return the step on a device, without waiting for the copy."""
@@ -72,9 +75,9 @@ class Step:
         moved = {
             f.name: getattr(self, f.name).pin_memory().to(device, non_blocking=True)
             for f in fields(self)
-            if f.name != "length"
+            if f.name not in ("length", "weight")
         }
-        return Step(**moved, length=self.length)
+        return Step(**moved, length=self.length, weight=self.weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,7 @@ class _Queries:
     context: NDArray[np.float32]
     targets: Int64s
     owner: Int64s
+    weight: float
 
     @property
     def target_users(self) -> Int64s:
@@ -107,8 +111,10 @@ class Steps:
         config: TwoTowerConfig,
         shape: TwoTowerShape,
         fit: TwoTowerFitConfig,
+        worker: Worker = ALONE,
     ) -> None:
         self.sequences, self.config, self.shape, self.fit = sequences, config, shape, fit
+        self.worker = worker
         self.is_full = fit.loss == "info_nce" and shape.items < fit.full_softmax_below
         # Sorted pairs of user and item, to know a negative that is none.
         self._known = _pairs(sequences) if fit.loss != "info_nce" else None
@@ -123,13 +129,21 @@ class Steps:
         if self.config.history == "attention":
             windows = cut(self.sequences, self.config.history_length, limit, rng)
             count = math.ceil(len(windows) / self.fit.batch_windows)
+            # Batches are drawn as all workers draw them, what is in them as each does.
+            shared, rng = rng, self.worker.generator(rng)
             batch_stream = batches(
-                self.sequences, windows, self.fit.batch_windows, self.shape.items, rng
+                self.sequences,
+                windows,
+                self.fit.batch_windows,
+                self.shape.items,
+                shared,
+                self.worker,
             )
             drawn: Iterator[_Queries] = map(self._of_windows, batch_stream)
         else:
             users = draw_users(self.sequences, limit, rng)
             count = math.ceil(len(users) / self.fit.batch_users)
+            rng = self.worker.generator(rng)
             drawn = self._of_bags(users, rng)
         return count, (self._step(queries, rng, hard) for queries in drawn)
 
@@ -149,6 +163,7 @@ class Steps:
             context=context,
             targets=batch.targets.reshape(-1)[at],
             owner=np.empty(0, np.int64),
+            weight=batch.weight,
         )
 
     def _of_bags(self, users: Int64s, rng: np.random.Generator) -> Iterator[_Queries]:
@@ -160,6 +175,7 @@ class Steps:
             dropout=self.config.bag_dropout,
             most=0 if none else self.config.history_length,
             rng=rng,
+            worker=self.worker,
         ):
             row, items = drawn.row[drawn.shown], drawn.items[drawn.shown]
             sizes = np.bincount(row, minlength=len(drawn.user))
@@ -174,6 +190,7 @@ class Steps:
                 context=np.empty((0, 0), np.float32),
                 targets=drawn.items,
                 owner=drawn.row,
+                weight=drawn.weight,
             )
 
     def _step(
@@ -218,6 +235,7 @@ class Steps:
             each_kept=tensor(kept),
             hard=tensor(places[4].reshape(chosen.shape)),
             length=queries.length,
+            weight=queries.weight,
         )
 
     def _each(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from corerec.engines.sequences import Sequences
+from corerec.engines.workers import ALONE, Worker
 from corerec.errors import InvalidArgument
 from corerec.stages import Int64s
 
@@ -33,6 +34,7 @@ class Batch:
     targets: Int64s  # (B, T) next item
     times: Int64s  # (B, T) time of the target
     valid: np.ndarray[tuple[int, int], np.dtype[np.bool_]]  # (B, T)
+    weight: float = 1.0  # of the mean over this worker's targets, 1 where it has all of them
 
 
 def cut(sequences: Sequences, length: int, limit: int, rng: np.random.Generator) -> Windows:
@@ -64,9 +66,17 @@ def cut(sequences: Sequences, length: int, limit: int, rng: np.random.Generator)
 
 
 def batches(
-    sequences: Sequences, windows: Windows, size: int, start_token: int, rng: np.random.Generator
+    sequences: Sequences,
+    windows: Windows,
+    size: int,
+    start_token: int,
+    rng: np.random.Generator,
+    worker: Worker = ALONE,
 ) -> Iterator[Batch]:
-    """Yield all windows in batches of `size`, those of like length together, in random order."""
+    """Yield all windows in batches of `size`, those of like length together, in random order.
+
+    Of several workers each gets its rows of every batch, the batches being the same.
+    """
     order = rng.permutation(len(windows))
     # Sorting inside large random groups keeps padding low and batches random.
     group = size * 16
@@ -76,10 +86,15 @@ def batches(
     )
     starts = np.arange(0, len(order), size)
     for begin in rng.permutation(starts):
-        yield _gather(sequences, windows, order[begin : begin + size], start_token)
+        rows = order[begin : begin + size]
+        own = rows[worker.rows(len(rows))]
+        weight = worker.weight(int(windows.length[own].sum()), int(windows.length[rows].sum()))
+        yield _gather(sequences, windows, own, start_token, weight)
 
 
-def _gather(sequences: Sequences, windows: Windows, rows: Int64s, start_token: int) -> Batch:
+def _gather(
+    sequences: Sequences, windows: Windows, rows: Int64s, start_token: int, weight: float
+) -> Batch:
     length = windows.length[rows]
     place = np.arange(int(length.max()))
     valid = place < length[:, None]  # (B, T)
@@ -93,4 +108,5 @@ def _gather(sequences: Sequences, windows: Windows, rows: Int64s, start_token: i
         targets=sequences.items[at],
         times=sequences.times[at],
         valid=valid,
+        weight=weight,
     )

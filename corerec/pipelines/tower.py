@@ -10,6 +10,7 @@ import numpy as np
 
 from corerec.engines.two_tower import TwoTower, pick_device
 from corerec.engines.two_tower_inputs import TwoTowerInputs
+from corerec.engines.workers import ALONE, Worker
 from corerec.evaluation.cases import Cases
 from corerec.pipelines.config import TrainConfig
 from corerec.pipelines.parts import Parts
@@ -28,10 +29,12 @@ def train_tower(
     checkpoint: Path | None = None,
     report: Report | None = None,
     heard: Callable[[float], None] | None = None,
+    worker: Worker = ALONE,
 ) -> TwoTower:
     """Return the two-tower of the first slice.
 
-    `heard` is given the validation recall of each epoch as it ends.
+    `heard` is given the validation recall of each epoch as it ends; `worker` says which of several
+    processes that train it this one is.
     """
     cases = validation_cases(parts, config)
     inputs = TwoTowerInputs.of_schema(parts.dataset, parts.schema, parts.features)
@@ -54,6 +57,7 @@ def train_tower(
         validate=validate if len(cases) else None,
         checkpoint=checkpoint,
         report=report,
+        worker=worker,
     )
 
 

@@ -3,17 +3,16 @@
     python benchmarks/quality/frappe.py [--model dcn|dlrm|both] [--seeds 0,1,2]
 
 The given splits of 202,027 / 57,722 / 28,860 rows, 10 categorical fields; epochs by the AUC of the
-validation rows, which are not learned from. Writes `frappe_dcn.json` and `frappe_dlrm.json`.
+validation rows, which are not learned from; probabilities are calibrated there too ("before" is
+without). Writes `frappe_dcn.json` and `frappe_dlrm.json`.
 """
 
 from __future__ import annotations
 
 import gzip
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from ml1m_data import shared_data
 from report import Benchmark, SeedRun, main, parser
 
 from corerec.engines import DCN, DLRM
+from corerec.engines.calibrate import calibration_report
 from corerec.engines.ctr import CtrModel
 from corerec.engines.ctr_config import CtrFitConfig
 from corerec.engines.ctr_examples import CtrExamples
@@ -65,14 +65,14 @@ MODELS: dict[str, Callable[[int], CtrModel[Any]]] = {
     "dcn": lambda seed: DCN(
         16,
         config=DcnConfig(
-            cross_layers=3, cross_rank=None, deep=(400, 400, 400), dropout=0.3, batch_norm=True
+            cross_layers=3, cross_rank=None, deep=(400, 400, 400), dropout=0.2, batch_norm=True
         ),
         training=TRAINING,
         seed=seed,
     ),
     "dlrm": lambda seed: DLRM(
         32,
-        config=DlrmConfig(top=(400, 400, 400), dropout=0.3, batch_norm=True),
+        config=DlrmConfig(top=(400, 400, 400), dropout=0.2, batch_norm=True),
         training=TRAINING,
         seed=seed,
     ),
@@ -94,25 +94,13 @@ def measure(name: str, parts: dict[str, CtrExamples], seed: int) -> SeedRun:
 
     model.fit(train, validation=parts["validation"], report=show)
     seconds = time.perf_counter() - begin
-    from corerec.engines.calibrate import calibration_report
-
-    assert test.labels is not None
-    plain = calibration_report(model.logits(test)[:, 0], test.labels[:, 0], 1.0, 0.0)
     scale, bias = model.net.calibration[0].tolist()
-    found = calibration_report(model.logits(test)[:, 0], test.labels[:, 0], scale, bias)
-    with tempfile.TemporaryDirectory() as folder:
-        model.save(Path(folder))
-        again = type(model).load(Path(folder))
-        assert np.array_equal(again.predict(test), model.predict(test))
+    labels = np.empty(0) if test.labels is None else test.labels[:, 0]
+    found = calibration_report(model.logits(test)[:, 0], labels, scale, bias)
+    names = ("auc", "logloss", "ece", "logloss_before", "ece_before")
     return SeedRun(
         seed=seed,
-        metrics={
-            "auc": found["auc"],
-            "logloss": found["logloss"],
-            "ece": found["ece"],
-            "logloss_uncalibrated": plain["logloss"],
-            "ece_uncalibrated": plain["ece"],
-        },
+        metrics={name: found[name] for name in names},
         epochs=len(model.epochs),
         best_epoch=model.best_epoch + 1,
         seconds=seconds,

@@ -13,7 +13,7 @@ from corerec.errors import ConfigError, CoreRecError
 from corerec.evaluation.cases import Cases
 from corerec.ranking.examples import RankingExamples
 from corerec.retrieval.core import RetrievalCore
-from corerec.stages import MAX_K, Int64s, RetrieveEntry, Source, UserContext
+from corerec.stages import MAX_K, Float32s, Int64s, RetrieveEntry, Source, UserContext
 
 _BATCH = 256
 
@@ -53,13 +53,14 @@ def mine(
     item_count: int,
     history_length: int,
     rng: np.random.Generator,
+    labels: Float32s | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> RankingExamples:
     """Return the cases whose next item retrieval would have found, with negatives.
 
     Retrieval is asked as in service, all sources fused. Cases that it would have missed are left
     out: in service the ranker never meets them. `contexts` gives what requests at the moments of
-    these rows of the cases would have carried.
+    these rows of the cases would have carried. `labels` (C, T) are those of the ranker's tasks.
     """
     kept, candidates, scores, retrieved = [], [], [], []
     for start in range(0, len(cases), _BATCH):
@@ -92,6 +93,7 @@ def mine(
         candidates=np.concatenate(candidates) if candidates else np.empty((0, width), np.int64),
         retrieval_scores=all_scores.astype(np.float32),
         retrieved=np.concatenate(retrieved) if retrieved else np.empty((0, width), np.bool_),
+        labels=None if labels is None else labels[rows],
     )
 
 

@@ -11,6 +11,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from corerec.cf_engine import (
+    BprFitConfig,
+    IalsFitConfig,
+    MatrixFactorization,
+    MatrixFactorizationConfig,
+)
 from corerec.data import dataset_from_frames
 from corerec.engines import DCN, DLRM
 from corerec.engines.ctr_config import CtrFitConfig
@@ -160,7 +166,35 @@ def _two_tower(history: str) -> ModelCase:
     )
 
 
-VECTOR_MODELS: list[ModelCase] = [_two_tower("attention"), _two_tower("mean")]
+def _nan_weight(model: Any) -> None:
+    model.fit(ring(), weights=np.full(len(ring()), np.nan, np.float32))
+
+
+def _factorization(loss: str) -> ModelCase:
+    fits: dict[str, Any] = {
+        "ials": lambda epochs: IalsFitConfig(epochs=epochs),
+        "bpr": lambda epochs: BprFitConfig(epochs=epochs, learning_rate=0.2),
+    }
+    config = MatrixFactorizationConfig(k=16, loss=loss, regularisation=0.001)  # type: ignore[arg-type]
+    return ModelCase(
+        name=f"MatrixFactorization-{loss}",
+        make=lambda seed, epochs: MatrixFactorization(
+            config=config, training=fits[loss](epochs), seed=seed
+        ),
+        fit=_fit_ring,
+        overfit=_bag_is_first,
+        scores=vector_scores,
+        load=MatrixFactorization.load,
+        refuses=_nan_weight,
+    )
+
+
+VECTOR_MODELS: list[ModelCase] = [
+    _factorization("ials"),
+    _factorization("bpr"),
+    _two_tower("attention"),
+    _two_tower("mean"),
+]
 """Retrieval models: `corerec.engines.protocols.VectorModel`."""
 TABLE_MODELS: list[ModelCase] = [_table_case(kind) for kind in (DCN, DLRM)]
 """Ranking models over tables of features."""

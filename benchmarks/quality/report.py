@@ -67,7 +67,7 @@ def main(
     seeds: Sequence[int] = (0, 1, 2),
     arguments: argparse.Namespace | None = None,
 ) -> Path:
-    """Run each seed, print its metrics, write the report after each, and return its path.
+    """Run each seed, print its metrics, write the report, and return its path.
 
     `config` is a dataclass or a mapping. `arguments` are those of `parser`, read where absent.
     """
@@ -82,8 +82,8 @@ def main(
         runs.append(found)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in found.metrics.items())
         print(f"seed {seed}: {shown} ({time.perf_counter() - started:.0f} s)", flush=True)
-        path = write_report(benchmark, runs, config, given.out)
-    return path
+        _write(benchmark, runs, config, given.out)  # at once: the next seed may be cut off
+    return write_report(benchmark, runs, config, given.out)
 
 
 def parser(name: str, seeds: Sequence[int] = (0, 1, 2)) -> argparse.ArgumentParser:
@@ -96,6 +96,14 @@ def parser(name: str, seeds: Sequence[int] = (0, 1, 2)) -> argparse.ArgumentPars
 
 def write_report(benchmark: Benchmark, runs: Sequence[SeedRun], config: Any, out: Path) -> Path:
     """Write `<out>/quality/<name>.json`, print the table, and return the path."""
+    values, path = _write(benchmark, runs, config, out)
+    _show(benchmark, values, path)
+    return path
+
+
+def _write(
+    benchmark: Benchmark, runs: Sequence[SeedRun], config: Any, out: Path
+) -> tuple[dict[str, Any], Path]:
     by_metric = {
         name: [float(run.metrics[name]) for run in runs]
         for name in runs[0].metrics
@@ -113,16 +121,14 @@ def write_report(benchmark: Benchmark, runs: Sequence[SeedRun], config: Any, out
     path = out / "quality" / f"{benchmark.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=2, default=str) + "\n")
-    _show(benchmark, values, path)
-    return path
+    return values, path
 
 
 def _show(benchmark: Benchmark, values: Mapping[str, Any], path: Path) -> None:
     listed = (*benchmark.published.values(), benchmark.required)
     known = [m for m in values["mean"] if any(m in row for row in listed)]
     metrics = known or list(values["mean"])
-    title = f"{benchmark.name}: {benchmark.data}, {benchmark.protocol}"
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("")
     for metric in metrics:
         table.add_column(metric, justify="right")
@@ -134,13 +140,15 @@ def _show(benchmark: Benchmark, values: Mapping[str, Any], path: Path) -> None:
     ours = [f"{values['mean'][m]:.4f} ± {values['spread'][m] / 2:.4f}" for m in metrics]
     table.add_row(f"ours, {len(values['seeds'])} seeds", *ours, style="bold")
     console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(f"{benchmark.name}: {benchmark.data}, {benchmark.protocol}", soft_wrap=True)
     console.print(table)
     for metric, least in benchmark.required.items():
         if metric in values["mean"]:
             gap = values["mean"][metric] - least
-            word = "reached" if gap >= 0 else "MISSED"
+            better = -gap if "loss" in metric else gap
+            word = "reached" if better >= 0 else "MISSED"
             console.print(f"{metric}: {word}, {gap:+.4f} to the required {least:.4f}")
-    console.print(f"written to {path}")
+    console.print(f"written to {path}", soft_wrap=True)
 
 
 def _figure(value: float | None) -> str:

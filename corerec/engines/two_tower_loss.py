@@ -108,7 +108,7 @@ def _windows(attention: HistoryAttention, step: Step, base: Tensor, noise: Gener
 
 def _bags(bag: HistoryBag, step: Step, base: Tensor) -> Tensor:
     """Return (B, D) the mean of each bag, as one product of (B, R) and (R, D)."""
-    shares = base.new_zeros(len(step.users), len(base))  # (B, R)
+    shares = step.shares.new_zeros(len(step.users), len(base))  # (B, R), fp32 under autocast
     shares = shares.index_put((step.at, step.tokens), step.shares, accumulate=True)
     return shares @ bag.members(base)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +15,7 @@ from corerec.errors import InvalidArgument, Unavailable
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_BACKEND_LOG_LEVEL": "error",
         # A worker keeps the paths that it was given, relative ones too.
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         # The trial log is ours (trials.json): no CSV, no second JSON, no TensorBoard files.
@@ -36,13 +38,16 @@ _OBJECT_STORE_BYTES = 200 << 20  # only results travel through it: data is read 
 
 
 @contextlib.contextmanager
-def ray_session(cpus: int | None = None, *, address: str | None = None) -> Iterator[Any]:
+def ray_session(
+    cpus: int | None = None, *, address: str | None = None, uses: Sequence[str] = ()
+) -> Iterator[Any]:
     """Give the `ray` module, connected, while the block runs.
 
     Without `address` a cluster of this machine starts with `cpus` cores (all of them when None)
     and ends with the block, whatever ends the block. With `address` (`auto`, or `host:port`) the
     block runs on that cluster, whose machines must see the same files under the same paths. Inside
-    a process that is connected already the block runs there and nothing is stopped.
+    a process that is connected already the block runs there and nothing is stopped. `uses` names
+    the libraries of Ray that the block needs: `data`, `train` or `tune`.
 
     Raises:
         InvalidArgument: when cpus is below 1.
@@ -53,6 +58,8 @@ def ray_session(cpus: int | None = None, *, address: str | None = None) -> Itera
     with _environment(ENVIRONMENT), contextlib.ExitStack() as stack:
         import ray
 
+        for name in uses:  # they set up their logs when they load
+            importlib.import_module(f"ray.{name}")
         stack.enter_context(_quiet())
         if ray.is_initialized():
             yield ray

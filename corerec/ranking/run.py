@@ -16,6 +16,7 @@ from torch import Tensor
 
 from corerec.engines.checkpoint import load_checkpoint, save_checkpoint
 from corerec.engines.fused_adam import FusedAdam
+from corerec.engines.workers import Worker
 from corerec.errors import FailedPrecondition
 from corerec.ranking.examples import RankingExamples
 from corerec.ranking.fit_config import RankerFitConfig
@@ -53,15 +54,17 @@ class RankerRun:
         seed: int,
         checkpoint: Path | None,
         report: Report | None,
+        worker: Worker,
     ) -> None:
         self.train, self.held_out, self.fit, self.seed = train, held_out, fit, seed
-        self.checkpoint, self.report = checkpoint, report
+        self.checkpoint, self.report, self.worker = checkpoint, report, worker
         torch.manual_seed(seed)
         tables = train.tables
         self.model = RankingModel(tables.schema, config, tables.tower.shape[1]).to(tables.device)
         pairs = train.pairs  # (B, F, 1 + n)
         self.model.pair_mean.copy_(pairs.mean((0, 2)))
         self.model.pair_std.copy_(pairs.std((0, 2), correction=0).clamp(min=1e-3))
+        self.call = worker.wrap(self.model)
         ids = {"user.weight", "item.weight", "history.weight"}
         named = list(self.model.named_parameters())
         self.optimizers = {
@@ -85,15 +88,7 @@ class RankerRun:
             epoch = len(self.epochs)
             # Seeded per epoch: a resumed run draws what an uninterrupted one would.
             torch.manual_seed(self.seed * 1_000_003 + epoch + 1)
-            loss = self._epoch(epoch)
-            logits = predict(self.model, self.held_out)
-            self.epochs.append(
-                {
-                    "loss": loss,
-                    "ndcg_10": ndcg_at_10(self.scores(logits)),
-                    "logloss": self._logloss(logits),
-                }
-            )
+            self.epochs.append({"loss": self._epoch(epoch), **self._validate()})
             if (
                 self.best_epoch < 0
                 or self.epochs[-1]["ndcg_10"] > self.epochs[self.best_epoch]["ndcg_10"]
@@ -102,9 +97,20 @@ class RankerRun:
                 self.best = {k: v.clone() for k, v in self.model.state_dict().items()}
             self._save()
 
+    def _validate(self) -> dict[str, float]:
+        ndcg = logloss = 0.0
+        if self.worker.is_first:
+            logits = predict(self.model, self.held_out)
+            ndcg, logloss = ndcg_at_10(self.scores(logits)), self._logloss(logits)
+        says, device = self.worker.first_says, self.weights.device
+        return {"ndcg_10": says(ndcg, device), "logloss": says(logloss, device)}
+
     def _epoch(self, epoch: int) -> float:
         self.model.train()
         order = torch.randperm(len(self.train)).numpy()
+        if self.worker.count > 1:
+            # One order for all workers; dropout for each its own.
+            torch.manual_seed(int(torch.randint(2**62, ())) + self.worker.rank)
         total = torch.zeros(())
         for step in range(self.steps):
             rows = order[step * self.fit.batch_cases : (step + 1) * self.fit.batch_cases]
@@ -113,7 +119,8 @@ class RankerRun:
             if self.report:
                 done = epoch * self.steps + step + 1
                 self.report(done, self.fit.epochs * self.steps, f"epoch {epoch + 1}")
-        mean = float(total) / self.steps
+        total = self.worker.total(total.to(self.weights.device))
+        mean = float(total) / (self.steps * self.worker.count)
         if not math.isfinite(mean):
             raise FailedPrecondition(
                 f"the ranker's loss is not finite in epoch {epoch + 1}; lower learning_rate"
@@ -124,10 +131,13 @@ class RankerRun:
         total = self.fit.epochs * self.steps
         warm = min(1.0, (step + 1) / max(1, total // 20))
         rate = self.fit.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / total))
+        own = rows[self.worker.rows(len(rows))]
+        weight, rows = self.worker.weight(len(own), len(rows)), own
         batch, pairs = self.train.batch(rows)
-        logits = self.model(self.train.tables, batch, pairs)
+        logits = self.call(self.train.tables, batch, pairs)
         labels = _task_labels(self.train.examples, rows, logits.device)
         loss = ranker_loss(logits, labels, self.weights, self.fit.listwise)
+        loss = loss if weight == 1 else loss * weight
         for optimizer in self.optimizers.values():
             optimizer.clear()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -158,7 +168,7 @@ class RankerRun:
         return self.model
 
     def _save(self) -> None:
-        if self.checkpoint is None:
+        if self.checkpoint is None or not self.worker.is_first:
             return
         tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"best/{k}": v for k, v in self.best.items()}

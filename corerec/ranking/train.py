@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from corerec.engines.calibrate import calibration_report, platt
+from corerec.engines.workers import ALONE, Worker
 from corerec.errors import InvalidArgument
 from corerec.features import PopularityTimeline, UserFeatures
 from corerec.ranking.examples import RankingExamples
@@ -55,6 +56,7 @@ def train_ranker(
     seed: int = 0,
     checkpoint: Path | None = None,
     report: Report | None = None,
+    worker: Worker = ALONE,
 ) -> RankerFit:
     """Return a ranker that fits the cases, chosen by its NDCG@10 on the validation cases.
 
@@ -63,7 +65,9 @@ def train_ranker(
     `FeatureSchema.encode_user_table`. `popularity` answers at each case's own moment.
 
     With `checkpoint`, the state is written there after every epoch and a later call with the same
-    arguments goes on from it to the same result; the file of another run is ignored.
+    arguments goes on from it to the same result; the file of another run is ignored. As one of
+    several workers the process trains on its cases of each batch; the first validates and writes
+    the checkpoint, which the others must be able to read.
 
     Raises:
         InvalidArgument: for cases that do not fit the tables, or features that are not finite.
@@ -78,7 +82,7 @@ def train_ranker(
     train = PreparedExamples.compute(examples, tables, users, popularity)
     held_out = PreparedExamples.compute(validation, tables, users, popularity)
     with torch.random.fork_rng(devices=[]):
-        run = RankerRun(train, held_out, config, fit, seed, checkpoint, report)
+        run = RankerRun(train, held_out, config, fit, seed, checkpoint, report, worker)
         run.resume()
         run.go_on()
     model = run.best_model()

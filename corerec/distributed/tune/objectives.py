@@ -38,8 +38,8 @@ class Objective:
 
 def _two_tower(data: Path, config: TrainConfig, checkpoint: Path, heard: Heard) -> None:
     from corerec.data.dataset import load_dataset
+    from corerec.pipelines.parts import prepare
     from corerec.pipelines.tower import train_tower
-    from corerec.pipelines.train import prepare
 
     scores = _earlier(checkpoint, "validation", heard)
 

@@ -20,7 +20,7 @@ from corerec.distributed.tune.space import SearchSpace, nested, value_at
 from corerec.distributed.tune.trials import Trial, TrialLog
 from corerec.errors import ConfigError, CoreRecError, FailedPrecondition
 from corerec.pipelines.config import TrainConfig
-from corerec.pipelines.train import data_digest
+from corerec.pipelines.parts import data_digest
 
 TRIALS_FILE, BEST_FILE = "trials.json", "best.toml"
 
@@ -120,9 +120,9 @@ def _run(
     cores = space.base.threads or len(os.sched_getaffinity(0))
     at_once = min(config.concurrent or cores, len(waiting))
     threads = max(1, cores // at_once)
-    with ray_session(max(cores, at_once * threads), address=address) as ray:
-        from ray import tune
-
+    cpus = max(cores, at_once * threads)
+    with ray_session(cpus, address=address, uses=("tune",)) as ray:
+        tune = ray.tune
         gpus = ray.cluster_resources().get("GPU", 0) if space.base.device != "cpu" else 0
         share = {"gpu": min(1.0, gpus / at_once)} if gpus else {}
         most = value_at(space.base, epochs)

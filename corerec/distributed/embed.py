@@ -1,0 +1,172 @@
+"""Embeds a catalogue in shards with Ray Data: every worker loads the saved model once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from corerec.distributed.session import ray_session
+from corerec.distributed.shards import Shards, ShardsInfo
+from corerec.engines.files import load_model
+from corerec.engines.two_tower import TwoTowerHeader
+from corerec.engines.two_tower_inputs import TwoTowerInputs
+from corerec.engines.two_tower_net import TwoTowerNet
+from corerec.engines.two_tower_shape import ItemContent
+from corerec.errors import InvalidArgument
+from corerec.retrieval.sources import model_class, read_model_id
+from corerec.stages import Float32s
+
+ROWS = 65_536
+"""Items of a shard: 32 MiB at 128 numbers."""
+
+
+class ItemEncoder(Protocol):
+    """What turns item numbers into vectors."""
+
+    model_id: str
+    count: int
+    dim: int
+
+    def encode(self, start: int, stop: int) -> Float32s:
+        """Return the vectors (stop - start, D) of item numbers from start on."""
+        ...
+
+
+def load_item_encoder(folder: Path, kind: str) -> ItemEncoder:
+    """Return the item side of a model that `save` wrote into a folder, on the CPU or a GPU.
+
+    Raises:
+        ReleaseError, ConfigError: when the folder does not hold such a model.
+    """
+    return _TowerItems(folder) if kind == "two_tower" else _TableItems(folder, kind)
+
+
+def embed_items(
+    model: Path,
+    kind: str,
+    out: Path,
+    *,
+    workers: int = 2,
+    rows: int = ROWS,
+    report: Callable[[int, int, str], None] | None = None,
+    address: str | None = None,
+) -> Shards:
+    """Return the vectors of all items of a saved model, as shards of `rows` items in `out`.
+
+    What `encode_items` gives, to the last bits (a product of other shapes may round otherwise).
+    Shards that a run before this one finished, of the same weights, are not computed again.
+
+    Raises:
+        InvalidArgument: when workers or rows is below 1, or a vector is not finite.
+        ReleaseError, ConfigError: when the folder does not hold such a model.
+    """
+    if workers < 1:
+        raise InvalidArgument(f"workers must be at least 1, got {workers}")
+    model, out = model.resolve(), out.resolve()
+    encoder = load_item_encoder(model, kind)
+    info = ShardsInfo(model_id=encoder.model_id, count=encoder.count, dim=encoder.dim, rows=rows)
+    del encoder
+    shards = Shards.begin(out, info)
+    missing = shards.missing()
+    if missing:
+        run_blocks(
+            missing,
+            _Embed,
+            (str(model), kind, str(out)),
+            workers=workers,
+            report=report,
+            note="shards of items",
+            address=address,
+        )
+    return shards
+
+
+class _Embed:
+    """Writes the shards whose first item numbers it is given. Lives in a worker."""
+
+    def __init__(self, model: str, kind: str, out: str) -> None:
+        torch.set_num_threads(1)  # as many workers as cores
+        self._encoder = load_item_encoder(Path(model), kind)
+        self._shards = Shards.open(Path(out))
+
+    def __call__(self, batch: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+        for start in batch["start"].tolist():
+            vectors = self._encoder.encode(start, self._shards.stop(start))
+            self._shards.write(start, vectors)
+        return batch
+
+
+def run_blocks(
+    starts: list[int],
+    worker: type[Any],
+    arguments: tuple[Any, ...],
+    *,
+    workers: int,
+    report: Callable[[int, int, str], None] | None,
+    note: str,
+    address: str | None,
+) -> None:
+    """Let workers of a class, made with these arguments, do one block after another.
+
+    A worker is called with a batch of one `start`, an item number, and leaves a file. A worker that
+    dies is made anew and its block done again.
+    """
+    count = min(workers, len(starts))
+    with ray_session(workers, address=address, uses=("data",)) as ray:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        blocks = ray.data.from_items(
+            [{"start": s} for s in starts], override_num_blocks=len(starts)
+        )
+        gpus = ray.cluster_resources().get("GPU", 0)
+        done = blocks.map_batches(
+            worker,
+            fn_constructor_args=arguments,
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=count),
+            num_cpus=1,
+            num_gpus=min(1.0, gpus / count) if gpus else None,
+        )
+        for place, _ in enumerate(done.iter_rows(), 1):
+            if report is not None:
+                report(place, len(starts), note)
+
+
+class _TowerItems:
+    """The item tower alone: no table of all items is made."""
+
+    def __init__(self, folder: Path) -> None:
+        header, tensors, self.model_id = load_model(folder, "two_tower", TwoTowerHeader)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        net = TwoTowerNet(header.config, header.shape, torch.Generator().manual_seed(0))
+        net.load_state_dict(tensors)
+        self._net = net.eval().to(self._device)
+        self._content = ItemContent.of(TwoTowerInputs.load(folder).items, self._device)
+        self.count, self.dim = header.shape.items, header.config.dim
+
+    @torch.inference_mode()
+    def encode(self, start: int, stop: int) -> Float32s:
+        rows = torch.arange(start, stop, device=self._device)
+        found: Float32s = (
+            self._net.item_vectors(self._net.item(rows, self._content, None)).cpu().numpy()
+        )
+        return found
+
+
+class _TableItems:
+    """A model whose item vectors are its weights: they are read, not computed."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        vectors = model_class(kind).load(folder).encode_items()
+        self._vectors = np.ascontiguousarray(vectors, np.float32)
+        self.model_id = read_model_id(folder / f"{kind}.json")
+        self.count, self.dim = self._vectors.shape
+
+    def encode(self, start: int, stop: int) -> Float32s:
+        return self._vectors[start:stop]

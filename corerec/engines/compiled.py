@@ -16,5 +16,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def compiled(function: F) -> F:
     """Return the function compiled; sums may be taken in another order, and NaN is not expected."""
-    done = njit(nogil=True, cache=True, fastmath=True, error_model="numpy")(function)
+    try:
+        return _compiled(function, cache=True)
+    except RuntimeError:
+        # No folder for the cache may be written, as in a container: compile in each process.
+        return _compiled(function, cache=False)
+
+
+def _compiled(function: F, *, cache: bool) -> F:
+    done = njit(nogil=True, cache=cache, fastmath=True, error_model="numpy")(function)
     return cast(F, done)

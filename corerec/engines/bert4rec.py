@@ -111,7 +111,7 @@ class BERT4Rec(ExactSearch):
         self._end = int(sequences.times.max())
         has_times = self.config.times == "auto" and int(sequences.times.min()) >= CLOCK
         noise = Generator().manual_seed(self.seed)
-        net = BERT4RecNet(self.config, sequences.item_count, has_times, noise)
+        net = BERT4RecNet(self.config, int(sequences.item_count), has_times, noise)
         self._net, self.model_id = net.to(self.device), ""
 
         def score() -> float:
@@ -170,7 +170,7 @@ class BERT4Rec(ExactSearch):
     def encode_items(self) -> Float32s:
         """Return (N, D + 1): the tied embeddings, then each item's bias."""
         net = self.net
-        vectors = torch.cat([net.item.weight[:-1], net.bias[:, None]], 1)
+        vectors = torch.cat([net.item.weight[:-1], net.bias], 1)
         return vectors.cpu().numpy()
 
     def save(self, folder: Path) -> None:

@@ -4,7 +4,7 @@ Two kinds of batch share one form. A cloze batch masks events anywhere. A last-p
 for a window's newest events one by one, each by a mask token that sees only what came before it.
 """
 
-# B windows, X events, S asked events, L positions, A asked positions, W windows of an epoch
+# B windows, W of an epoch, X events, S asked events, L positions, A asked positions, M targets
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ class Batch:
     gaps: Any  # (B, L) or None
     allowed: Any  # (B, 1, L or 1, L) bool
     asked: Any  # (B, A) positions
-    targets: Any  # (B, A) item numbers
-    valid: Any  # (B, A) bool; what is not valid is padding
+    kept: Any  # (M,) indices into the flattened `asked`; the rest is padding
+    targets: Any  # (M,) item numbers
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch as tensors, copied without waiting where the device allows it."""
@@ -169,8 +169,8 @@ def cloze(
         gaps=events.known(events.gaps, at, timed),
         allowed=valid[:, None, None, :],
         asked=asked,
-        targets=targets,
-        valid=chosen,
+        kept=np.flatnonzero(chosen),
+        targets=targets[chosen],
     )
 
 
@@ -204,8 +204,8 @@ def last(
         gaps=events.known(events.gaps, inside, timed),
         allowed=_sight(events_at, asked_at, real, first if both_ways else start)[:, None],
         asked=np.tile(np.arange(count, at.shape[1]), (len(at), 1)),
-        targets=events.sequences.items[inside[:, count:]],
-        valid=valid,
+        kept=np.flatnonzero(valid),
+        targets=events.sequences.items[asked_at[valid]],
     )
 
 
@@ -246,8 +246,8 @@ def query(
         gaps=gaps,
         allowed=allowed[:, None],
         asked=np.full((len(users), 1), count),
-        targets=np.zeros((len(users), 1), np.int64),
-        valid=np.ones((len(users), 1), np.bool_),
+        kept=np.arange(len(users)),
+        targets=np.zeros(len(users), np.int64),
     )
 
 

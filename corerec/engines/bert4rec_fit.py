@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -35,7 +36,7 @@ class BERT4RecFit:
     """How a training went."""
 
     epochs: list[dict[str, float]]
-    """Loss and, where it was asked for, validation score of each epoch."""
+    """Loss, seconds and, where it was asked for, validation score of each epoch."""
     best_epoch: int
     """The epoch whose weights were kept, from 0."""
 
@@ -77,7 +78,15 @@ class _Trainer:
         self.net, self.fit, self.seed = net, fit, seed
         self.device = net.bias.device
         self.events = Events.of(sequences, net.has_times)
-        self.optimizer = RowAdam(net.parameters(), weight_decay=fit.weight_decay)
+        self.sampled = net.item_count >= fit.full_softmax_below
+        # A sampled step costs what it uses, not what the catalogue holds. Sparse gradients would
+        # make a GPU wait for the host; there dense ones move used rows only.
+        net.item.sparse = self.sampled and self.device.type == "cpu"
+        self.optimizer = RowAdam(
+            net.parameters(),
+            weight_decay=fit.weight_decay,
+            rows=[*net.item.parameters(), net.bias] if self.sampled else [],
+        )
         share = np.bincount(sequences.items, minlength=net.item_count) / len(sequences)
         self.share = torch.from_numpy(share).float().to(self.device)
         self.epochs: list[dict[str, float]] = []
@@ -96,6 +105,7 @@ class _Trainer:
         # All chance comes from seed and epoch, so a resumed run draws what an unbroken one does.
         rng = np.random.default_rng([self.seed, number])
         noise = Generator(device=self.device).manual_seed(int(rng.integers(2**62)))
+        started = time.perf_counter()
         self.net.train()
         total = torch.zeros((), device=self.device)
         batches, steps = self._batches(rng)
@@ -108,7 +118,7 @@ class _Trainer:
             if report is not None:
                 report(number * steps + step + 1, self.fit.epochs * steps, note)
         self.net.eval()
-        entry = {"loss": mean}
+        entry = {"loss": mean, "seconds": time.perf_counter() - started}
         if validate is not None:
             entry["validation"] = validate()
         best = self.epochs[self.best_epoch] if self.best_epoch >= 0 else None
@@ -164,31 +174,41 @@ class _Trainer:
     def _step(self, batch: Batch, noise: Generator, epoch: float, total: Tensor) -> None:
         with self._precision():
             hidden = self.net(batch.tokens, batch.allowed, batch.asked, noise)  # (B, A, D)
-            loss = self._loss(hidden[batch.valid], batch.targets[batch.valid], noise)
+            hidden = hidden.flatten(0, 1).index_select(0, batch.kept)  # (M, D)
+            loss = self._loss(hidden, batch.targets, noise)
         self.optimizer.clear()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.optimizer.step(self._rate(epoch / self.fit.epochs), max_norm=5.0)
         total += loss.detach()
 
     def _loss(self, hidden: Tensor, targets: Tensor, noise: Generator) -> Tensor:
-        weight, bias = self.net.item.weight[:-1], self.net.bias
-        if self.net.item_count < self.fit.full_softmax_below:
-            return linear_softmax(hidden, weight, bias, targets)
-        wrong, log_q = self._negatives(targets, noise)
-        user = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], 1)  # (M, D + 1)
-        vectors = torch.cat([weight, bias[:, None]], 1)
-        hits = targets[:, None] == wrong[None, :]
+        net = self.net
+        if not self.sampled:
+            return linear_softmax(hidden, net.item.weight[:-1], net.bias[:, 0], targets)
+        wrong = self._negatives(targets, noise)  # (C,)
         return sampled_info_nce(
-            user, vectors[targets], vectors[wrong], log_q[targets], log_q[wrong], 1.0, hits
+            torch.cat([hidden, hidden.new_ones(len(hidden), 1)], 1),  # (M, D + 1)
+            net.vectors(targets),
+            net.vectors(wrong),
+            self._log_q(targets, len(targets)),
+            self._log_q(wrong, len(targets)),
+            1.0,
+            targets[:, None] == wrong[None, :],
         )
 
-    def _negatives(self, targets: Tensor, noise: Generator) -> tuple[Tensor, Tensor]:
+    def _negatives(self, targets: Tensor, noise: Generator) -> Tensor:
+        """Return (C,) items: a half, at most, of the batch's own targets, the rest uniform."""
         half, count = self.fit.negatives // 2, self.net.item_count
-        order = torch.randperm(len(targets), generator=noise, device=self.device)[:half]
-        rest = self.fit.negatives - len(order)
+        drawn = torch.randperm(len(targets), generator=noise, device=self.device)[:half]
+        rest = self.fit.negatives - len(drawn)
         uniform = torch.randint(count, (rest,), generator=noise, device=self.device)
-        mixed = (len(order) * self.share + rest / count) / self.fit.negatives
-        return torch.cat([targets[order], uniform]), mixed.log()
+        return torch.cat([targets[drawn], uniform])
+
+    def _log_q(self, rows: Tensor, targets: int) -> Tensor:
+        drawn = min(self.fit.negatives // 2, targets)
+        rest = self.fit.negatives - drawn
+        mixed = drawn * self.share[rows] + rest / self.net.item_count
+        return (mixed / self.fit.negatives).log()
 
     def _rate(self, progress: float) -> float:
         warm = min(1.0, (progress + 1e-3) / 0.03)

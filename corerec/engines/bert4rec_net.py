@@ -52,7 +52,7 @@ class BERT4RecNet(nn.Module):
         dim = config.dim
         self.config, self.item_count, self.has_times = config, item_count, has_times
         self.item = _table(item_count + 1, dim, generator)  # row N is the mask
-        self.bias = nn.Parameter(torch.zeros(item_count))
+        self.bias = nn.Parameter(torch.zeros(item_count, 1))
         self.place = _table(config.max_len, dim, generator)
         self.hour = _table(HOURS, dim, generator) if has_times else None
         self.gap = _table(GAPS, dim, generator) if has_times else None
@@ -80,6 +80,11 @@ class BERT4RecNet(nn.Module):
         x = self.last(self.blocks[-1](x, allowed, asked, noise))  # (B, A, D)
         out: Tensor = self.out(F.gelu(self.head(x)))
         return out
+
+    def vectors(self, rows: Tensor) -> Tensor:
+        """Return (..., D + 1): the tied embeddings and biases of items."""
+        bias = F.embedding(rows, self.bias, sparse=self.item.sparse)
+        return torch.cat([self.item(rows), bias], -1)
 
 
 class _Block(nn.Module):

@@ -74,11 +74,15 @@ def test_a_cloze_batch_keeps_the_order_and_asks_for_what_it_masks() -> None:
     events = Events.of(walk(), has_times=False)
     windows = Windows(np.array([0, 12, 26]), np.array([0, 12, 26]), np.array([8, 15, 27]))
     batch = cloze(events, windows, 0.4, 8, np.random.default_rng(0))
-    assert batch.valid.sum(1).tolist() == [3, 1, 1]
+    valid = np.zeros(batch.asked.shape, bool)
+    valid.flat[batch.kept] = True
+    targets = np.zeros_like(batch.asked)
+    targets.flat[batch.kept] = batch.targets
+    assert valid.sum(1).tolist() == [3, 1, 1]
     for row, (start, end) in enumerate(zip(windows.start, windows.end, strict=True)):
         own = events.sequences.items[start:end].copy()
-        asked = batch.asked[row][batch.valid[row]]
-        assert batch.targets[row][batch.valid[row]].tolist() == own[asked].tolist()
+        asked = batch.asked[row][valid[row]]
+        assert targets[row][valid[row]].tolist() == own[asked].tolist()
         own[asked] = ITEMS
         assert batch.items[row, : end - start].tolist() == own.tolist()
         assert batch.places[row, : end - start].tolist() == list(range(8 - end + start, 8))
@@ -89,14 +93,15 @@ def test_a_last_position_batch_shows_each_mask_only_what_came_before() -> None:
     events = Events.of(walk(), has_times=False)
     windows = Windows(np.array([0, 12]), np.array([4, 12]), np.array([8, 15]))
     batch = last(events, windows, 8, np.random.default_rng(0))
+    assert batch.kept.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert batch.targets.tolist() == events.sequences.items[[4, 5, 6, 7, 12, 13, 14]].tolist()
     for row in range(2):
         start, end, first = windows.start[row], windows.end[row], windows.first[row]
         count = batch.items.shape[1] - batch.asked.shape[1]
         for column, position in enumerate(batch.asked[row]):
-            if not batch.valid[row, column]:
-                continue
             event = first + column
-            assert batch.targets[row, column] == events.sequences.items[event]
+            if event >= end:
+                continue
             assert batch.items[row, position] == ITEMS
             seen = np.flatnonzero(batch.allowed[row, 0, position])
             assert [*range(event - start), position] == seen.tolist()

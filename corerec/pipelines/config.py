@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from corerec.cf_engine import BprFitConfig, IalsFitConfig, MatrixFactorizationConfig
 from corerec.config import build_config, load_config, read_toml
 from corerec.engines.bert4rec_config import BERT4RecConfig, BERT4RecFitConfig
 from corerec.engines.two_tower_config import TwoTowerConfig, TwoTowerFitConfig
@@ -47,12 +48,17 @@ class TrainConfig:
     """Newest events of a user that the ranker looks at."""
     slices: SliceConfig = field(default_factory=SliceConfig)
     sources: tuple[str, ...] = ("two_tower",)
-    """Models that retrieval asks: two_tower, bert4rec, matrix_factorization. The first of these
-    that is there is the primary one: its dot products are the candidates' scores."""
+    """Models that retrieval asks: two_tower, bert4rec, matrix_factorization."""
     two_tower: TwoTowerConfig = field(default_factory=TwoTowerConfig)
     two_tower_fit: TwoTowerFitConfig = field(default_factory=TwoTowerFitConfig)
     bert4rec: BERT4RecConfig = field(default_factory=BERT4RecConfig)
     bert4rec_fit: BERT4RecFitConfig = field(default_factory=BERT4RecFitConfig)
+    matrix_factorization: MatrixFactorizationConfig = field(
+        default_factory=MatrixFactorizationConfig
+    )
+    matrix_factorization_fit: IalsFitConfig = field(default_factory=IalsFitConfig)
+    matrix_factorization_bpr: BprFitConfig = field(default_factory=BprFitConfig)
+    """In the place of `matrix_factorization_fit` when `matrix_factorization.loss` is bpr."""
     index: IndexConfig = field(default_factory=IndexConfig)
     mining: MiningConfig = field(default_factory=MiningConfig)
     ranking: RankingModelConfig = field(default_factory=RankingModelConfig)

@@ -67,6 +67,7 @@ def measure(trained: Trained, work: Path, report: Report) -> dict[str, Any]:
     found["sources"] = _sources(trained, core, cases, report)
     if trained.ranker is not None:
         found["ranker"] |= {"logloss": trained.ranker.logloss, "auc_sampled": trained.ranker.auc}
+        found["ranker"]["tasks"] = trained.ranker.tasks
         found["ranker"]["logloss_constant"] = _constant_logloss(config)
         found["ranker_fit"] = {
             "epochs": trained.ranker.epochs,
@@ -95,6 +96,7 @@ def _sources(
             found[source.kind] |= {
                 "epochs": list(own.epochs),
                 "best_epoch": own.best_epoch,
+                "score_weight": own.source.weight,
                 "index": asdict(own.source.index.info),
             }
     return found

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from corerec.cf_engine import BprFitConfig
 from corerec.data.dataset import Dataset, load_dataset
 from corerec.engines.protocols import Ranker, Reranker, Retriever
 from corerec.errors import ConfigError, FailedPrecondition, InvalidArgument
@@ -73,13 +76,11 @@ class RecommendationPipeline:
         self._trained: Trained | None = None
         self._serving: Serving | None = None
         self._metrics: Mapping[str, Any] | None = None
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     def add_retriever(self, retriever: Retriever, *, share: float | None = None) -> Self:
         """Add a source of candidates and return the pipeline.
 
-        Retrievers without a `share` of the places divide what the others leave, equally. The first
-        of TwoTower, BERT4Rec and MatrixFactorization that is there scores all candidates.
+        Retrievers without a `share` of the places divide what the others leave, equally.
 
         Raises:
             InvalidArgument: without the methods of a Retriever, of a kind that is there already,
@@ -134,8 +135,9 @@ class RecommendationPipeline:
             ConfigError, DataError: as `corerec train`; without a retriever, or shares above 1.
         """
         config, own = self._plan()
-        self._scratch = tempfile.TemporaryDirectory(prefix="corerec-")
-        folder = Path(self._scratch.name)
+        folder = Path(tempfile.mkdtemp(prefix="corerec-"))
+        # The files live as long as the pipeline that was loaded from them.
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         steps = steps or Steps()
         if not isinstance(data, Dataset):
             with steps.step("Read data"):
@@ -219,7 +221,9 @@ class RecommendationPipeline:
         config, ours = self._config, {p.name: p.model for p in self._places if p.ours}
         changes: dict[str, Any] = {"sources": tuple(kind for kind in KINDS if kind in ours)}
         for kind, model in ours.items():
-            changes |= {kind: model.config, f"{kind}_fit": model.training}
+            bpr = isinstance(model.training, BprFitConfig)
+            fit = "matrix_factorization_bpr" if bpr else f"{kind}_fit"
+            changes |= {kind: model.config, fit: model.training}
         changes["retrieval"] = replace(config.retrieval, quotas=_quotas(self._places))
         if self._ranker is not None and getattr(self._ranker, "kind", None) in _RANKERS:
             changes["ranking"] = _ranking(self._ranker, config.ranking)

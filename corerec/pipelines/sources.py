@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from corerec.pipelines.parts import Parts
 from corerec.pipelines.progress import Report, Steps
 from corerec.pipelines.slices import Slice
 from corerec.pipelines.tower import recall, train_tower, validation_cases
+from corerec.pipelines.weigh import weigh
 from corerec.retrieval.build import build_index
 from corerec.retrieval.core import RetrievalCore
 from corerec.retrieval.options import KINDS
@@ -53,7 +54,7 @@ class TrainedSource:
 def train_sources(
     parts: Parts, config: TrainConfig, work: Path, steps: Steps
 ) -> list[TrainedSource]:
-    """Return the sources that the config names, trained, the primary one first.
+    """Return the sources that the config names, trained, in the order of their turns.
 
     Each learns from the TOWER slice and leaves checkpoints in `work`.
     """
@@ -88,8 +89,17 @@ def training_core(
     )
 
 
+def weigh_sources(
+    parts: Parts, sources: list[TrainedSource], core: RetrievalCore, config: TrainConfig
+) -> list[TrainedSource]:
+    """Return the sources with the weights that their dot products have in candidates' scores."""
+    cases, depth = validation_cases(parts, config), config.mining.depth
+    found = weigh([own.source for own in sources], core, cases, parts, depth)
+    return [replace(own, source=source) for own, source in zip(sources, found, strict=True)]
+
+
 def item_space(sources: Sequence[TrainedSource], item_count: int) -> Float32s:
-    """Return unit vectors (N, D) by which ranking and rerank compare items: the primary source's.
+    """Return unit vectors (N, D) by which ranking and rerank compare items: the first source's.
 
     Without a vector source they are zeros: nothing is like anything.
     """
@@ -122,12 +132,7 @@ def _vector_model(
         model: Any = train_tower(parts, config, checkpoint=checkpoint, report=report)
     else:
         cases, k = validation_cases(parts, config), config.evaluation.tower_recall_at
-        model = model_class(kind)(
-            config=getattr(config, kind),
-            training=getattr(config, f"{kind}_fit"),
-            seed=config.seed,
-            device=config.device,
-        )
+        model = _new_model(kind, config)
         model.fit(
             parts.events.sequences(),
             validate=(lambda own: recall(cases, parts, own, k)) if len(cases) else None,
@@ -138,16 +143,41 @@ def _vector_model(
     folder = work / f"{kind}.model"
     model.save(folder)
     served = model_class(kind).load(folder)
-    history = getattr(model, "fitted", None) or getattr(model, "history", None)
+    epochs, best_epoch = _epochs(model)
     return _Model(
         kind=kind,
         encode=served.encode_users,
         vectors=np.ascontiguousarray(served.encode_items(), np.float32),
         model_id=read_model_id(folder / f"{kind}.json"),
         save=served.save,
-        epochs=getattr(history, "epochs", ()),
-        best_epoch=getattr(history, "best_epoch", -1),
+        epochs=epochs,
+        best_epoch=best_epoch,
     )
+
+
+def _new_model(kind: str, config: TrainConfig) -> Any:
+    if kind == "bert4rec":
+        return model_class(kind)(
+            config=config.bert4rec,
+            training=config.bert4rec_fit,
+            seed=config.seed,
+            device=config.device,
+        )
+    own = config.matrix_factorization
+    training = config.matrix_factorization_fit
+    return model_class(kind)(
+        config=own,
+        training=training if own.loss == "ials" else config.matrix_factorization_bpr,
+        seed=config.seed,
+    )
+
+
+def _epochs(model: Any) -> tuple[Sequence[object], int]:
+    """Return what a model says of each epoch of its training, and the best of them."""
+    if model.kind == "matrix_factorization":
+        return [{"validation": score} for score in model.history], model.best_epoch
+    history = model.history
+    return history.epochs, history.best_epoch
 
 
 def _with_index(model: _Model, parts: Parts, config: TrainConfig) -> TrainedSource:

@@ -17,12 +17,19 @@ import torch
 from corerec.data.dataset import Dataset, load_dataset
 from corerec.features import PopularityTimeline
 from corerec.pipelines.config import TrainConfig
+from corerec.pipelines.labels import task_labels
 from corerec.pipelines.measure import measure, thread_count, verify_release
 from corerec.pipelines.mining import mine
 from corerec.pipelines.parts import Parts, data_digest, prepare
 from corerec.pipelines.progress import Steps
 from corerec.pipelines.slices import Slice
-from corerec.pipelines.sources import TrainedSource, item_space, train_sources, training_core
+from corerec.pipelines.sources import (
+    TrainedSource,
+    item_space,
+    train_sources,
+    training_core,
+    weigh_sources,
+)
 from corerec.pipelines.tower import pick_device
 from corerec.pipelines.write import Own, Trained, write_release
 from corerec.ranking.tables import ItemTables
@@ -90,9 +97,13 @@ def train_funnel(
         parts = prepare(dataset, config)
     sources = train_sources(parts, config, work, steps)
     _fit_own(parts, own, steps)
+    core = training_core(parts, sources, own.retrievers, config, thread_count(config))
+    if len(sources) > 1:
+        with steps.step("Weigh the sources"):
+            sources = weigh_sources(parts, sources, core, config)
+        core = training_core(parts, sources, own.retrievers, config, thread_count(config))
     ranker = None
     if own.ranker is None and not own.unranked:
-        core = training_core(parts, sources, own.retrievers, config, thread_count(config))
         ranker = _train_ranker(parts, sources, core, config, work, steps)
     return Trained(parts=parts, sources=sources, ranker=ranker, config=config, own=own)
 
@@ -150,6 +161,7 @@ def _train_ranker(
                 item_count=events.item_count,
                 history_length=parts.schema.history_length,
                 rng=rng,
+                labels=task_labels(parts.dataset, events, cases, own, config.ranking.tasks),
                 report=lambda done, total, note=note: report(done, total, note),  # type: ignore[misc]
             )
     with steps.step("Train ranker") as report:

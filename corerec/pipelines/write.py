@@ -107,6 +107,7 @@ def _write_models(writer: ReleaseWriter, trained: Trained) -> None:
     RetrievalHeader(
         sources=tuple(own.source.kind for own in trained.sources),
         options=_kept_options(trained),
+        score_weights={own.source.kind: own.source.weight for own in trained.sources},
     ).save(writer.path(HEADER))
     save_file(
         {"vectors": item_space(trained.sources, trained.parts.events.item_count)},

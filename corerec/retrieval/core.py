@@ -18,7 +18,7 @@ from corerec.errors import CoreRecError, InvalidArgument
 from corerec.features import FeatureSchema, UserIndex
 from corerec.release import Release
 from corerec.retrieval.check import check_history
-from corerec.retrieval.fuse import Fused, Turns, fuse, turns
+from corerec.retrieval.fuse import Turns, fuse, turns
 from corerec.retrieval.options import HEADER, RetrievalHeader, RetrievalOptions, shares_of
 from corerec.retrieval.popular import PopularList
 from corerec.retrieval.sources import RetrievalSource, VectorSource, load_source
@@ -48,8 +48,6 @@ class RetrievalCore:
         threads: int = 1,
     ) -> None:
         """Join the parts; `RetrievalCore.load` reads them from a release.
-
-        The first vector source is the primary one, whose dot products are the candidates' scores.
 
         Raises:
             InvalidArgument: without a source, or with two of one kind.
@@ -82,7 +80,11 @@ class RetrievalCore:
         schema = FeatureSchema.load(release.file("schema.json"))
         users = UserIndex.read(release.file("users.parquet"))
         header = RetrievalHeader.load(release.file(HEADER))
-        found = [load_source(release, kind, schema, threads) for kind in header.sources]
+        weights = header.score_weights
+        found = [
+            load_source(release, kind, schema, weight=weights.get(kind, 1.0), threads=threads)
+            for kind in header.sources
+        ]
         return cls(
             release=release.id,
             sources=[*found, *own],
@@ -141,20 +143,17 @@ class RetrievalCore:
             users = [UserContext(items=h, times=np.zeros(60, np.int64)) for h in histories]
             self.run([RetrieveEntry(user=user, k=500) for user in users])
 
-    def encode(self, users: Sequence[UserContext]) -> Float32s:
-        """Return the query vectors (B, D) of users in the primary source's space."""
-        return self._sources[self._primary()].encode(users)
-
     def score(self, users: Sequence[UserContext], numbers: Int64s) -> Float32s:
         """Return the scores (B, n) that items (B, n) have as candidates; NaN where they have none.
 
-        They have none without a vector source: places of lists are no scores.
+        They have none without a vector source: places in lists are no scores.
         """
-        source = self._sources[self._primary()]
-        if not isinstance(source, VectorSource):
-            return np.full(numbers.shape, np.nan, np.float32)
-        queries = source.encode(users)
-        found: Float32s = np.einsum("bnd,bd->bn", source.vectors[numbers], queries)
+        found = np.full(numbers.shape, np.nan, np.float32)
+        for source in self._sources:
+            if isinstance(source, VectorSource) and source.weight:
+                for row, query in enumerate(source.encode(users)):
+                    if np.isfinite(query).all():
+                        found[row] = np.nan_to_num(found[row]) + source.score(query, numbers[row])
         return found
 
     def _fault(self, entry: RetrieveEntry) -> CoreRecError | None:
@@ -219,19 +218,22 @@ class RetrievalCore:
             seen=seen,
             item_count=self._schema.item_count,
         )
-        own = asked[self._primary([bool(part.finite[row]) for part in asked])]
-        if isinstance(own.source, VectorSource) and own.finite[row]:
-            return _by_score(found, own.source.score(own.queries[row], found.numbers))
-        places = np.arange(1, len(found.numbers) + 1, dtype=np.float32)
-        scores = np.reciprocal(places)
-        return Candidates(numbers=found.numbers, scores=scores, sources=found.sources)
+        scores = self._scores(found.numbers, asked, row)
+        order = np.argsort(-scores, kind="stable")
+        return Candidates(
+            numbers=found.numbers[order], scores=scores[order], sources=found.sources[order]
+        )
 
-    def _primary(self, answered: Sequence[bool] | None = None) -> int:
-        """Return the place of the first vector source that answered, 0 when there is none."""
-        for place, source in enumerate(self._sources):
-            if isinstance(source, VectorSource) and (answered is None or answered[place]):
-                return place
-        return 0
+    def _scores(self, numbers: Int64s, asked: list[_Asked], row: int) -> Float32s:
+        """Return the weighted sum of dot products; without any, 1 / place among the draws."""
+        scores: Float32s | None = None
+        for own in asked:
+            if isinstance(own.source, VectorSource) and own.finite[row] and own.source.weight:
+                part = own.source.score(own.queries[row], numbers)
+                scores = part if scores is None else scores + part
+        if scores is None:
+            return np.reciprocal(np.arange(1, len(numbers) + 1, dtype=np.float32))
+        return scores
 
     def _coverage(self, answered: Sequence[bool]) -> float:
         if all(answered):
@@ -273,10 +275,3 @@ class _Asked:
     def take(self, rows: Int64s) -> _Asked:
         finite: NDArray[np.bool_] = self.finite[rows]
         return _Asked(self.source, self.queries[rows], finite, self.encode_micros)
-
-
-def _by_score(found: Fused, scores: Float32s) -> Candidates:
-    order = np.argsort(-scores, kind="stable")
-    return Candidates(
-        numbers=found.numbers[order], scores=scores[order], sources=found.sources[order]
-    )

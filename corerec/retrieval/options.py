@@ -18,7 +18,7 @@ KINDS = {
     "bert4rec": Source.BERT4REC,
     "matrix_factorization": Source.MATRIX_FACTORIZATION,
 }
-"""The models that a release can hold as sources; the first of them is its primary one."""
+"""The models that a release can hold as sources, in the order of their turns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +48,14 @@ class RetrievalHeader:
     """What retrieval.json of a release holds."""
 
     sources: tuple[str, ...]
-    """Kinds of the vector sources, the primary one first."""
+    """Kinds of the vector sources, in the order of their turns."""
     options: RetrievalOptions = field(default_factory=RetrievalOptions)
+    score_weights: dict[str, float] = field(default_factory=dict)
+    """Weight of a source's dot product in a candidate's score by kind, >= 0; 1 where absent."""
 
     def save(self, path: Path) -> None:
         """Write JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        path.write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> RetrievalHeader:
@@ -65,6 +67,11 @@ class RetrievalHeader:
         header = build_config(cls, values, source=path)
         if unknown := [kind for kind in header.sources if kind not in KINDS]:
             raise ReleaseError(f"{path}: sources must be among {list(KINDS)}, got {unknown}")
+        for kind, weight in header.score_weights.items():
+            if kind not in header.sources or not 0 <= weight < math.inf:
+                raise ReleaseError(
+                    f"{path}: score_weights.{kind} must be >= 0 of a source: {weight}"
+                )
         return header
 
 

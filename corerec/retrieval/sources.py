@@ -1,7 +1,7 @@
 """Sources: what retrieval asks for candidates. A model's vectors behind an index, or your own list.
 
-The first vector source of a release is its primary one: candidates of every source carry its dot
-product as their score, so that scores compare.
+A candidate's score is the weighted sum of all vector sources' dot products, whoever brought it, so
+scores compare; the weights are chosen when a release is trained.
 """
 
 # B users, D width, N items, n candidates
@@ -73,6 +73,8 @@ class VectorSource:
     """(N, D) by item number, of any length."""
     index: ItemIndex
     model_id: str
+    weight: float = 1.0
+    """Weight of its dot product in a candidate's score, >= 0."""
 
     def search(
         self, users: Sequence[UserContext], queries: Float32s, k: int, seen: Sequence[Int64s]
@@ -81,9 +83,9 @@ class VectorSource:
         return self.index.search(queries, k, seen, model_id=self.model_id)[0]
 
     def score(self, query: Float32s, numbers: Int64s) -> Float32s:
-        """Return dot products (n,) of a query (D,) with items (n,)."""
+        """Return its part of the scores (n,) of items (n,) for a query (D,)."""
         found: Float32s = np.take(self.vectors, numbers, axis=0) @ query
-        return found
+        return found if self.weight == 1 else found * np.float32(self.weight)
 
 
 class ListSource:
@@ -132,7 +134,9 @@ def index_files(kind: str) -> tuple[str, str]:
     return f"{kind}_index.faiss", f"{kind}_index.json"
 
 
-def load_source(release: Release, kind: str, schema: FeatureSchema, threads: int) -> VectorSource:
+def load_source(
+    release: Release, kind: str, schema: FeatureSchema, *, weight: float = 1.0, threads: int = 1
+) -> VectorSource:
     """Return a source of a release.
 
     Raises:
@@ -156,6 +160,7 @@ def load_source(release: Release, kind: str, schema: FeatureSchema, threads: int
         vectors=vectors,
         index=index,
         model_id=model_id,
+        weight=weight,
     )
 
 

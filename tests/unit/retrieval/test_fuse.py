@@ -57,7 +57,7 @@ def _worlds(draw: st.DrawFn) -> dict[str, object]:
     }  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(_worlds())
 def test_no_candidate_is_lost_or_comes_twice(world: dict) -> None:
     found = _fuse(**world)
@@ -78,7 +78,7 @@ def test_no_candidate_is_lost_or_comes_twice(world: dict) -> None:
             assert number in world["lists"][MARKS.index(Source(source))]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(_worlds())
 def test_what_a_source_brings_is_the_head_of_its_list(world: dict) -> None:
     found = _fuse(**world | {"places": 0})

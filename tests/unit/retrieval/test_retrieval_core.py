@@ -77,7 +77,7 @@ def test_every_score_is_the_dot_product_whatever_the_source(
 ) -> None:
     user = _user(7, 9, 11)
     found = _one(core, RetrieveEntry(user=user, k=100))
-    query = core.encode([user])[0]
+    query = core.sources[0].encode([user])[0]
     assert np.allclose(found.scores, _vectors(tiny_release)[found.numbers] @ query, atol=1e-5)
     assert set(found.sources.tolist()) == {Source.TWO_TOWER, Source.POPULAR}
 
@@ -86,7 +86,7 @@ def test_the_two_tower_part_is_what_brute_force_finds(
     core: RetrievalCore, tiny_release: Path
 ) -> None:
     user = _user(20, 21)
-    scores = _vectors(tiny_release) @ core.encode([user])[0]
+    scores = _vectors(tiny_release) @ core.sources[0].encode([user])[0]
     scores[[20, 21]] = -np.inf
     found = _one(core, RetrieveEntry(user=user, k=50))
     own = found.numbers[found.sources == Source.TWO_TOWER]

@@ -26,9 +26,10 @@ def transpose(
     out = np.zeros(width + 1, np.int64)
     for column in columns:
         out[column + 1] += 1
+    place = np.empty(width, np.int64)
     for row in range(width):
+        place[row] = out[row]
         out[row + 1] += out[row]
-    place = out[:-1].copy()
     rows = np.empty(len(columns), np.int32)
     values = np.empty(len(weights), np.float32)
     for row in range(len(offsets) - 1):
@@ -132,14 +133,16 @@ def conjugate_gradients(
         start, end = offsets[row], offsets[row + 1]
         x = solution[row]
         if start == end:
-            x[:] = 0
+            for j in range(width):
+                x[j] = zero
             continue
         penalty = penalties[row]
         _times_gram(residual, x, gram, penalty)
         for j in range(width):
             residual[j] = -residual[j]
         _add_items(residual, x, fixed, columns, weights, start, end, one, -one)
-        direction[:] = residual
+        for j in range(width):
+            direction[j] = residual[j]
         size = _dot(residual, residual)
         for _ in range(steps):
             if size < 1e-20:

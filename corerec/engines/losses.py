@@ -56,7 +56,8 @@ def sampled_info_nce(
     against the negatives alone instead of against all items.
     """
     # One pass over (Q, C): scaled before the product, shifted inside it, masked in place.
-    wrong = torch.addmm(-negative_log_q, user / temperature, negatives.T)  # (Q, C)
+    # In float32 from here: autocast makes products in bf16, too coarse to sum.
+    wrong = torch.addmm(-negative_log_q, user / temperature, negatives.T).float()  # (Q, C)
     # Not -inf: a row whose every negative is a hit would have a gradient of NaN.
     wrong = wrong.masked_fill_(hits, torch.finfo(wrong.dtype).min)
     total = torch.logsumexp(wrong, 1)  # (Q,)
@@ -86,7 +87,7 @@ def full_softmax(
     twice. Source: Klenitskiy and Vasilev, RecSys 2023, eq. 2 (cross-entropy over all items); with
     `owner` Liang et al., WWW 2018, eq. 2, each user weighing as many items as it has.
     """
-    logits = user @ items.T / temperature  # (Q, N)
+    logits = (user @ items.T).float() / temperature  # (Q, N); autocast makes the product in bf16
     if owner is None and hard is None:
         return F.cross_entropy(logits, targets)
     total = torch.logsumexp(logits, 1)  # (Q,)

@@ -128,8 +128,9 @@ class HistoryBag(nn.Module):
         self.events = nn.LayerNorm(config.dim)
         self.value = nn.Linear(config.dim, config.dim, bias=False)
         with torch.no_grad():
-            # At first a user points where their items do.
-            nn.init.eye_(self.value.weight)
+            # At first a user points where their items do, about one long: what is known of a user
+            # besides, which learns from that user's bag alone, must be able to turn it.
+            nn.init.eye_(self.value.weight).mul_(config.dim**-0.5)
 
     def members(self, base: Tensor) -> Tensor:
         """Return (R, D): what each item adds to the mean."""

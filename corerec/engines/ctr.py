@@ -24,6 +24,7 @@ from corerec.engines.ctr_fit import Trainer, run_key
 from corerec.engines.ctr_judge import by_task, weighted_mean
 from corerec.engines.ctr_net import CtrNet, FieldEmbedding
 from corerec.engines.ctr_objective import Objective, check_tasks
+from corerec.engines.device import choose_device, send
 from corerec.engines.files import load_model, save_model
 from corerec.engines.protocols import Report
 from corerec.errors import ConfigError, FailedPrecondition, InvalidArgument
@@ -88,7 +89,7 @@ class CtrModel(ABC, Generic[C]):
                 f"task_weights must be {len(self.tasks)}, one a task, "
                 f"got {self.training.task_weights}"
             )
-        self.device = _device(device)
+        self.device = choose_device(device)
         self.epochs: list[dict[str, float]] = []
         """Of each epoch: loss, and with validation `validation` (higher is better) and more."""
         self.best_epoch = -1
@@ -176,10 +177,10 @@ class CtrModel(ABC, Generic[C]):
             for start in range(0, len(data), CHUNK):
                 part = slice(start, start + CHUNK)
                 # Copies: a mapped file is read-only, which torch refuses to share.
-                codes = torch.from_numpy(np.array(data.codes[part])).to(self.device)
+                codes = send(np.array(data.codes[part]), self.device)
                 numbers = torch.zeros(len(codes), 0, device=self.device)
                 if data.numbers is not None:
-                    numbers = torch.from_numpy(np.array(data.numbers[part])).to(self.device)
+                    numbers = send(np.array(data.numbers[part]), self.device)
                 found[part] = net(codes, numbers).float().cpu().numpy()
         return found
 
@@ -283,12 +284,3 @@ class CtrModel(ABC, Generic[C]):
         parts = [self.kind, self.embedding_dim, self.tasks, self.config, self.training, self.seed]
         held = "" if validation is None else run_key(validation)
         return run_key(data, *parts, self._cardinalities, held)
-
-
-def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda"):
-        raise InvalidArgument(f"device must be auto, cpu or cuda, got {name!r}")
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise InvalidArgument("device is cuda, and there is no CUDA device")
-    return torch.device("cuda" if there and name != "cpu" else "cpu")

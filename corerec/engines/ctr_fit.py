@@ -9,12 +9,11 @@ import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from corerec.engines.adam import RowAdam
@@ -22,6 +21,7 @@ from corerec.engines.checkpoint import load_checkpoint, save_checkpoint
 from corerec.engines.ctr_config import CtrFitConfig
 from corerec.engines.ctr_examples import CtrExamples
 from corerec.engines.ctr_net import CtrNet
+from corerec.engines.device import send
 from corerec.engines.fused_adam import FusedAdam
 from corerec.engines.protocols import Report
 from corerec.errors import FailedPrecondition
@@ -129,18 +129,11 @@ class Trainer:
         if data.labels is None:
             raise FailedPrecondition("rows to learn from must have labels")
         return _Batch(
-            codes=self._send(data.codes[rows]),
-            numbers=self._send(numbers),
-            labels=self._send(data.labels[rows]),
-            observed=None if data.observed is None else self._send(data.observed[rows]),
+            codes=send(data.codes[rows], self.device),
+            numbers=send(numbers, self.device),
+            labels=send(data.labels[rows], self.device),
+            observed=None if data.observed is None else send(data.observed[rows], self.device),
         )
-
-    def _send(self, array: NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self.device.type == "cpu":
-            return tensor
-        # Pinned, so that the copy runs beside the step that is under way.
-        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def _step(self, batch: _Batch, at: int) -> Tensor:
         fit, codes = self.config, batch.codes

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from corerec.engines.device import choose_device
 from corerec.errors import CoreRecError, InvalidArgument, Unavailable
 from corerec.features import FeatureSchema, ItemFeatures, PopularitySnapshot, UserIndex
 from corerec.ranking.check import check_candidates, check_user
@@ -97,7 +98,7 @@ class RankingCore:
             InvalidArgument: when files do not fit each other, or there is no such device.
         """
         torch.set_num_threads(threads)
-        on = _device(device)
+        on = choose_device(device)
         schema = FeatureSchema.load(release.file("schema.json"))
         tables = ItemTables.build(
             schema,
@@ -278,13 +279,3 @@ def _result(
         ),
         timings=timings,
     )
-
-
-def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda"):
-        raise InvalidArgument(f"device must be auto, cpu or cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InvalidArgument("device is cuda, but torch finds no CUDA device; use cpu or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)

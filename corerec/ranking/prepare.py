@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from corerec.engines.device import send
 from corerec.errors import InvalidArgument
 from corerec.features import PopularityTimeline, UserFeatures
 from corerec.ranking.examples import RankingExamples
@@ -39,16 +40,16 @@ def make_batch(
     scores, retrieved (B, n); popularity (2, B, n).
     """
     on = tables.device
-    numbers = torch.from_numpy(history).to(on)
+    numbers = send(history, on)
     return RankingBatch(
-        user_row=torch.from_numpy(users.row).to(on),
-        user_categorical=torch.from_numpy(users.categorical).to(on),
-        user_dense=torch.from_numpy(user_numbers).to(on),
+        user_row=send(users.row, on),
+        user_categorical=send(users.categorical, on),
+        user_dense=send(user_numbers, on),
         history=torch.where(numbers < 0, len(tables), numbers),
-        now=torch.from_numpy(now).to(on),
-        candidates=torch.from_numpy(candidates).to(on),
-        scores=torch.from_numpy(scores).to(on),
-        retrieved=torch.from_numpy(retrieved).to(on),
+        now=send(now, on),
+        candidates=send(candidates, on),
+        scores=send(scores, on),
+        retrieved=send(retrieved, on),
         popularity=popularity.to(on),
     )
 

@@ -111,15 +111,15 @@ class RankerRun:
         if self.worker.count > 1:
             # One order for all workers; dropout for each its own.
             torch.manual_seed(int(torch.randint(2**62, ())) + self.worker.rank)
-        total = torch.zeros(())
+        total = torch.zeros((), device=self.weights.device)
         for step in range(self.steps):
             rows = order[step * self.fit.batch_cases : (step + 1) * self.fit.batch_cases]
             loss = self._step(rows, epoch * self.steps + step)
-            total += loss.detach().cpu()
+            total += loss.detach()  # read once an epoch: nothing in a step waits for the device
             if self.report:
                 done = epoch * self.steps + step + 1
                 self.report(done, self.fit.epochs * self.steps, f"epoch {epoch + 1}")
-        total = self.worker.total(total.to(self.weights.device))
+        total = self.worker.total(total)
         mean = float(total) / (self.steps * self.worker.count)
         if not math.isfinite(mean):
             raise FailedPrecondition(

@@ -53,8 +53,8 @@ def read_ncf() -> Split:
     )
 
 
-def hold_out(train: Sequences, seed: int = 0) -> Split:
-    """Return a split of the training part: each user's newest item, 99 uniform negatives.
+def hold_out(train: Sequences, seed: int, users: int = USERS) -> Split:
+    """Return a split of the training part: the newest item of so many random users, 99 negatives.
 
     The split's files have no times; the full ratings, which keep each user's order, give the
     training events theirs. No test item plays a part. Users keep at least one event.
@@ -63,7 +63,10 @@ def hold_out(train: Sequences, seed: int = 0) -> Split:
     newest = _newest(train)
     counts = np.diff(train.offsets)
     rows = np.flatnonzero(counts > 1)
-    kept = train.items != np.repeat(newest, counts)
+    rows = np.sort(rng.choice(rows, min(users, len(rows)), replace=False))
+    hidden = np.full(USERS, -1)
+    hidden[rows] = newest[rows]
+    kept = train.items != np.repeat(hidden, counts)
     return Split(
         train=Sequences.of(
             train.users[kept], train.items[kept], user_count=USERS, item_count=ITEMS

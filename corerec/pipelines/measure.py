@@ -96,6 +96,7 @@ def _sources(
             found[source.kind] |= {
                 "epochs": list(own.epochs),
                 "best_epoch": own.best_epoch,
+                "seconds": own.seconds,
                 "score_weight": own.source.weight,
                 "index": asdict(own.source.index.info),
             }

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from corerec.engines.protocols import Retriever
 from corerec.pipelines.config import TrainConfig
+from corerec.pipelines.parallel import Parallel
 from corerec.pipelines.parts import Parts
 from corerec.pipelines.progress import Report, Steps
 from corerec.pipelines.slices import Slice
@@ -49,10 +51,16 @@ class TrainedSource:
     epochs: Sequence[object]
     """What its training said of each epoch."""
     best_epoch: int
+    seconds: float
+    """Of its training, also before it was resumed."""
 
 
 def train_sources(
-    parts: Parts, config: TrainConfig, work: Path, steps: Steps
+    parts: Parts,
+    config: TrainConfig,
+    work: Path,
+    steps: Steps,
+    parallel: Parallel | None = None,
 ) -> list[TrainedSource]:
     """Return the sources that the config names, trained, in the order of their turns.
 
@@ -63,9 +71,11 @@ def train_sources(
         if kind not in config.sources:
             continue
         with steps.step(TITLES[kind]) as report:
-            model = _vector_model(kind, parts, config, work, report)
-        with steps.step(f"Build index of {kind}" if len(config.sources) > 1 else "Build index"):
-            found.append(_with_index(model, parts, config))
+            own = parallel if kind == "two_tower" else None
+            model = _vector_model(kind, parts, config, work, report, own)
+        name = f"Build index of {kind}" if len(config.sources) > 1 else "Build index"
+        with steps.step(name) as report:
+            found.append(_with_index(model, parts, config, work, report, own))
     return found
 
 
@@ -122,40 +132,56 @@ class _Model:
     save: Callable[[Path], object]
     epochs: Sequence[object]
     best_epoch: int
+    seconds: float
 
 
 def _vector_model(
-    kind: str, parts: Parts, config: TrainConfig, work: Path, report: Report
+    kind: str,
+    parts: Parts,
+    config: TrainConfig,
+    work: Path,
+    report: Report,
+    parallel: Parallel | None,
 ) -> _Model:
-    checkpoint = work / f"{kind}.safetensors"
+    checkpoint, start = work / f"{kind}.safetensors", time.perf_counter()
+    if parallel is not None:
+        # What follows finds the whole training in the checkpoint.
+        parallel.train_tower(parts.dataset.root, config, checkpoint, report)
     if kind == "two_tower":
         model: Any = train_tower(parts, config, checkpoint=checkpoint, report=report)
     else:
         cases, k = validation_cases(parts, config), config.evaluation.tower_recall_at
-        model = _new_model(kind, config)
+        model = new_model(kind, config)
         model.fit(
             parts.events.sequences(),
             validate=(lambda own: recall(cases, parts, own, k)) if len(cases) else None,
             checkpoint=checkpoint,
             report=report,
         )
+    spent = time.perf_counter() - start
     # Saved and loaded back at once: what is measured is what will be served.
     folder = work / f"{kind}.model"
     model.save(folder)
     served = model_class(kind).load(folder)
-    epochs, best_epoch = _epochs(model)
+    if parallel is not None:
+        vectors = parallel.embed_items(folder, kind, work / f"{kind}.shards", report)
+    else:
+        vectors = served.encode_items()
+    epochs, best_epoch, known = _training(model)
     return _Model(
         kind=kind,
         encode=served.encode_users,
-        vectors=np.ascontiguousarray(served.encode_items(), np.float32),
+        vectors=np.ascontiguousarray(vectors, np.float32),
         model_id=read_model_id(folder / f"{kind}.json"),
         save=served.save,
         epochs=epochs,
         best_epoch=best_epoch,
+        seconds=max(known, spent),
     )
 
 
-def _new_model(kind: str, config: TrainConfig) -> Any:
+def new_model(kind: str, config: TrainConfig) -> Any:
+    """Return a BERT4Rec or a MatrixFactorization of a config, not fitted."""
     if kind == "bert4rec":
         return model_class(kind)(
             config=config.bert4rec,
@@ -172,26 +198,38 @@ def _new_model(kind: str, config: TrainConfig) -> Any:
     )
 
 
-def _epochs(model: Any) -> tuple[Sequence[object], int]:
-    """Return what a model says of each epoch of its training, and the best of them."""
+def _training(model: Any) -> tuple[Sequence[object], int, float]:
+    """Return what a model says of each epoch of its training, the best of them, and the seconds."""
     if model.kind == "matrix_factorization":
-        return [{"validation": score} for score in model.history], model.best_epoch
+        return [{"validation": score} for score in model.history], model.best_epoch, 0.0
     history = model.history
-    return history.epochs, history.best_epoch
+    if model.kind == "two_tower":
+        return history.epochs, history.best_epoch, history.seconds
+    return history.epochs, history.best_epoch, sum(e["seconds"] for e in history.epochs)
 
 
-def _with_index(model: _Model, parts: Parts, config: TrainConfig) -> TrainedSource:
+def _with_index(
+    model: _Model,
+    parts: Parts,
+    config: TrainConfig,
+    work: Path,
+    report: Report,
+    parallel: Parallel | None,
+) -> TrainedSource:
     """Build the index; its recall is measured on queries of the validation slice."""
     cases = parts.events.cases(Slice.VALIDATION)
     cases = cases.sample(_INDEX_QUERIES, np.random.default_rng([config.seed, 102]))
     queries = model.encode(parts.contexts(cases, np.arange(len(cases))))
-    index = build_index(
-        model.vectors,
-        model_id=model.model_id,
-        config=config.index,
-        queries=queries,
-        seed=config.seed,
-    )
+    if parallel is not None:
+        index = parallel.build_index(work / f"{model.kind}.shards", config, queries, report)
+    else:
+        index = build_index(
+            model.vectors,
+            model_id=model.model_id,
+            config=config.index,
+            queries=queries,
+            seed=config.seed,
+        )
     source = VectorSource(
         kind=model.kind,
         source=KINDS[model.kind],
@@ -201,5 +239,9 @@ def _with_index(model: _Model, parts: Parts, config: TrainConfig) -> TrainedSour
         model_id=model.model_id,
     )
     return TrainedSource(
-        source=source, save=model.save, epochs=model.epochs, best_epoch=model.best_epoch
+        source=source,
+        save=model.save,
+        epochs=model.epochs,
+        best_epoch=model.best_epoch,
+        seconds=model.seconds,
     )

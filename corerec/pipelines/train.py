@@ -20,6 +20,7 @@ from corerec.pipelines.config import TrainConfig
 from corerec.pipelines.labels import task_labels
 from corerec.pipelines.measure import measure, thread_count, verify_release
 from corerec.pipelines.mining import mine
+from corerec.pipelines.parallel import Parallel
 from corerec.pipelines.parts import Parts, data_digest, prepare
 from corerec.pipelines.progress import Steps
 from corerec.pipelines.slices import Slice
@@ -56,12 +57,13 @@ def train_release(
     steps: Steps | None = None,
     release_id: str | None = None,
     resume: bool = True,
+    parallel: Parallel | None = None,
 ) -> Path:
     """Train on a data set folder, write a release into `out`, verify it, and return its path.
 
     A run that was killed goes on from its checkpoints in `out/.work-*` when it is started again
     with the same data and config, unless `resume` is False; they are removed when the release
-    stands.
+    stands. With `parallel` several processes train, embed and index together.
 
     Raises:
         DataError, ConfigError: the data set is broken, or too small to measure anything on.
@@ -74,16 +76,24 @@ def train_release(
     work.mkdir(parents=True, exist_ok=True)
     with steps.step("Read data"):
         dataset = load_dataset(dataset_dir, unknown_items=config.unknown_items)
-    trained = train_funnel(dataset, config, work=work, steps=steps)
+    trained = train_funnel(dataset, config, work=work, steps=steps, parallel=parallel)
     path = finish_release(trained, out, work=work, steps=steps, release_id=release_id)
     shutil.rmtree(work)
     return path
 
 
 def train_funnel(
-    dataset: Dataset, config: TrainConfig, own: Own | None = None, *, work: Path, steps: Steps
+    dataset: Dataset,
+    config: TrainConfig,
+    own: Own | None = None,
+    *,
+    work: Path,
+    steps: Steps,
+    parallel: Parallel | None = None,
 ) -> Trained:
     """Return the trained funnel of a data set; checkpoints go to `work`.
+
+    `parallel` trains on the data set's folder, so it must hold what `dataset` does.
 
     Raises:
         ConfigError: a quota names a source that is not there.
@@ -95,7 +105,7 @@ def train_funnel(
     shares_of(names, config.retrieval.quotas)
     with steps.step("Slice and encode"):
         parts = prepare(dataset, config)
-    sources = train_sources(parts, config, work, steps)
+    sources = train_sources(parts, config, work, steps, parallel)
     _fit_own(parts, own, steps)
     core = training_core(parts, sources, own.retrievers, config, thread_count(config))
     if len(sources) > 1:
@@ -104,7 +114,7 @@ def train_funnel(
         core = training_core(parts, sources, own.retrievers, config, thread_count(config))
     ranker = None
     if own.ranker is None and not own.unranked:
-        ranker = _train_ranker(parts, sources, core, config, work, steps)
+        ranker = _train_ranker(parts, sources, core, config, work, steps, parallel)
     return Trained(parts=parts, sources=sources, ranker=ranker, config=config, own=own)
 
 
@@ -140,6 +150,7 @@ def _train_ranker(
     config: TrainConfig,
     work: Path,
     steps: Steps,
+    parallel: Parallel | None,
 ) -> RankerFit:
     events = parts.events
     learned = events.before(Slice.RANKER)
@@ -182,18 +193,21 @@ def _train_ranker(
             events.times[before_test] if events.has_times else None,
             events.item_count,
         )
-        return train_ranker(
-            mined[Slice.RANKER],
-            mined[Slice.VALIDATION],
-            tables=tables,
-            users=parts.users,
-            popularity=popularity,
-            config=config.ranking,
-            fit=config.ranker_fit,
-            seed=config.seed,
-            checkpoint=work / "ranker.safetensors",
-            report=report,
-        )
+        arguments: dict[str, Any] = {
+            "examples": mined[Slice.RANKER],
+            "validation": mined[Slice.VALIDATION],
+            "tables": tables,
+            "users": parts.users,
+            "popularity": popularity,
+            "config": config.ranking,
+            "fit": config.ranker_fit,
+            "seed": config.seed,
+        }
+        checkpoint = work / "ranker.safetensors"
+        if parallel is not None:
+            # What follows finds the whole training in the checkpoint.
+            parallel.train_ranker(arguments, checkpoint, report)
+        return train_ranker(**arguments, checkpoint=checkpoint, report=report)
 
 
 def _use_threads(config: TrainConfig) -> None:

@@ -8,9 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from corerec.cf_engine import IalsFitConfig, MatrixFactorization, MatrixFactorizationConfig
+from corerec.data import dataset_from_frames
 from corerec.data.dataset import Dataset, load_dataset
 from corerec.engines import DCN, DLRM, BERT4Rec, TwoTower
 from corerec.engines.bert4rec_config import BERT4RecConfig, BERT4RecFitConfig
@@ -18,6 +20,8 @@ from corerec.engines.dcn import DcnConfig
 from corerec.errors import ConfigError, FailedPrecondition, InvalidArgument
 from corerec.pipelines import RecommendationPipeline
 from corerec.pipelines.config import TrainConfig
+from corerec.pipelines.parts import prepare
+from corerec.pipelines.slices import Slice
 from corerec.pipelines.train import read_metrics, train_release
 from corerec.release import Release
 from corerec.rerank import Block, RerankRules
@@ -344,3 +348,28 @@ def test_what_cannot_be_asked_is_refused(fitted: RecommendationPipeline, tiny_da
     for k in (0, 501):
         with pytest.raises(InvalidArgument, match=r"k must be in \[1, 500\]"):
             fitted.recommend(FIRST, k=k)
+
+
+def test_several_tasks_learn_from_the_types_of_events(tmp_path: Path) -> None:
+    rows = [
+        (f"u{u}", f"i{(u * 7 + step) % 30}", step, ("like", "click")[step % 2])
+        for u in range(40)
+        for step in range(12)
+    ]
+    names = ["user_id", "item_id", "order", "event_type"]
+    data = dataset_from_frames(
+        pl.DataFrame(rows, schema=names, orient="row"), order="order", event_type="event_type"
+    )
+    parts = prepare(data, BASE)
+    cases = parts.events.cases(Slice.VALIDATION)  # each user's event before the last: position 10
+    labels = parts.labels(cases, ("click", "like"), Slice.VALIDATION)
+    assert labels is not None
+    assert labels.tolist() == [[0.0, 1.0]] * len(cases)
+    assert parts.labels(cases, ("interaction",), Slice.VALIDATION) is None
+    with pytest.raises(ConfigError, match=r"got 'buy'; types: \['click', 'like'\]"):
+        parts.labels(cases, ("buy",), Slice.VALIDATION)
+    pipeline = RecommendationPipeline(config=BASE).add_retriever(_tower())
+    pipeline.set_ranker(DLRM(tasks=("click", "like"), objective="click + 2 * like"))
+    assert len(pipeline.fit(data).recommend("u1", k=3)) == 3
+    release = Release.open(pipeline.save_release(tmp_path / "out"))
+    assert release.info["config"]["ranking"]["tasks"] == ["click", "like"]

@@ -22,12 +22,20 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of every random choice.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Most epochs of the two-tower.")] = None,
     threads: Annotated[int | None, typer.Option(help="Cores to use; 0 is all.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that train, embed and index together, with Ray.")
+    ] = 1,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster; else one starts here, and ends.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option(help="Go on from the checkpoints of a run that was killed.")
     ] = True,
     quiet: Annotated[bool, typer.Option(help="No bars and no tables.")] = False,
 ) -> None:
     """Train a release on a data set and print how good it is."""
+    from contextlib import ExitStack
+
     from rich.console import Console
 
     from corerec.pipelines.config import read_config
@@ -38,7 +46,15 @@ def train(
     chosen = read_config(config, preset=preset, seed=seed, epochs=epochs, threads=threads)
     console = Console()
     steps = Steps(None if quiet else console)
-    path = train_release(data, out, chosen, steps=steps, resume=resume)
+    with ExitStack() as stack:
+        parallel = None
+        if workers > 1 or address is not None:
+            from corerec.distributed.parallel import RayParallel
+            from corerec.distributed.train import WorkersConfig
+
+            together = WorkersConfig(workers=workers, threads=chosen.threads, address=address)
+            parallel = stack.enter_context(RayParallel(together))
+        path = train_release(data, out, chosen, steps=steps, resume=resume, parallel=parallel)
     if not quiet:
         print_metrics(console, read_metrics(path), steps.costs)
     console.print(f"release [bold]{path}[/]", highlight=False, soft_wrap=True)

@@ -40,7 +40,7 @@ class Worker:
             return loss
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(loss, broadcast_buffers=False)
+        return DistributedDataParallel(loss)
 
     def rows(self, count: int) -> Int64s:
         """Return which of `count` rows of a batch are this worker's.
@@ -57,9 +57,8 @@ class Worker:
 
     def generator(self, rng: np.random.Generator) -> np.random.Generator:
         """Return what this worker alone draws from; alone, it is the generator that all share."""
-        if self.count == 1:
-            return rng
-        return np.random.default_rng([int(rng.integers(2**62)), self.rank])
+        # Spawning draws nothing: what is shared stays as it is for a single worker.
+        return rng if self.count == 1 else rng.spawn(self.count)[self.rank]
 
     def total(self, value: Tensor) -> Tensor:
         """Return the sum of all workers' values."""

@@ -59,7 +59,7 @@ class BERT4RecFitConfig:
     """Pull of the weights towards zero in each step (decoupled)."""
     mask_share: float = 0.3
     """Share of a cloze window's events that are masked, (0, 1]."""
-    last_share: float = 0.5
+    last_share: float = 0.9
     """Share of the passes that ask for events as the last position, [0, 1]; the rest is cloze."""
     last_events: int = 50
     """Most events of a window that are asked for as the last position, >= 1."""

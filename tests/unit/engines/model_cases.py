@@ -19,6 +19,8 @@ from corerec.cf_engine import (
 )
 from corerec.data import dataset_from_frames
 from corerec.engines import DCN, DLRM
+from corerec.engines.bert4rec import BERT4Rec
+from corerec.engines.bert4rec_config import BERT4RecConfig, BERT4RecFitConfig
 from corerec.engines.ctr_config import CtrFitConfig
 from corerec.engines.ctr_examples import CtrExamples
 from corerec.engines.dcn import DcnConfig
@@ -189,11 +191,33 @@ def _factorization(loss: str) -> ModelCase:
     )
 
 
+def _bert4rec() -> ModelCase:
+    config = BERT4RecConfig(dim=32, hidden=32, max_len=STEPS, dropout=0.0)
+
+    def on(seed: int, epochs: int, device: str) -> BERT4Rec:
+        training = BERT4RecFitConfig(
+            epochs=epochs, batch_sequences=16, learning_rate=5e-3, last_share=0.8, last_events=4
+        )
+        return BERT4Rec(config=config, training=training, seed=seed, device=device)
+
+    return ModelCase(
+        name="BERT4Rec",
+        make=lambda seed, epochs: on(seed, epochs, "cpu"),
+        fit=_fit_ring,
+        overfit=next_is_first,
+        scores=vector_scores,
+        load=BERT4Rec.load,
+        on=on,
+        overfit_epochs=40,
+    )
+
+
 VECTOR_MODELS: list[ModelCase] = [
     _factorization("ials"),
     _factorization("bpr"),
     _two_tower("attention"),
     _two_tower("mean"),
+    _bert4rec(),
 ]
 """Retrieval models: `corerec.engines.protocols.VectorModel`."""
 TABLE_MODELS: list[ModelCase] = [_table_case(kind) for kind in (DCN, DLRM)]

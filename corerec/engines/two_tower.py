@@ -5,26 +5,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
-from torch import Generator
 
 from corerec.engines.exact import ExactSearch
-from corerec.engines.files import digest, load_model, save_model
+from corerec.engines.files import digest
 from corerec.engines.protocols import Report
 from corerec.engines.sequences import Sequences, as_sequences
 from corerec.engines.two_tower_config import TwoTowerConfig, TwoTowerFitConfig
+from corerec.engines.two_tower_files import TwoTowerHeader, read_two_tower, write_two_tower
 from corerec.engines.two_tower_fit import TwoTowerFit, fit_two_tower
 from corerec.engines.two_tower_inputs import TwoTowerInputs
 from corerec.engines.two_tower_net import CHUNK, TwoTowerNet
 from corerec.engines.two_tower_query import QueryEncoder
 from corerec.engines.two_tower_shape import ItemContent, TwoTowerShape, UserInputs
 from corerec.engines.workers import ALONE, Worker
-from corerec.errors import FailedPrecondition, InvalidArgument, ReleaseError
+from corerec.errors import FailedPrecondition, InvalidArgument
 from corerec.features import UserFeatures
 from corerec.stages import Float32s, Source, UserContext
 
@@ -33,18 +33,6 @@ if TYPE_CHECKING:
 
 
 EMBEDDING_DIM = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class TwoTowerHeader:
-    """What two_tower.json holds besides the weights' digest."""
-
-    config: TwoTowerConfig
-    training: TwoTowerFitConfig
-    shape: TwoTowerShape
-    seed: int
-    data_end_micros: int
-    """Moment of the newest training event; what `now` 0 of a user stands for."""
 
 
 class TwoTower(ExactSearch):
@@ -232,8 +220,7 @@ class TwoTower(ExactSearch):
             seed=self.seed,
             data_end_micros=self._data_end,
         )
-        save_model(folder, self.kind, header, self.net.state_dict())
-        self.inputs.save(folder)
+        write_two_tower(folder, self.kind, header, self.inputs, self.net)
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "cpu") -> Self:
@@ -243,23 +230,8 @@ class TwoTower(ExactSearch):
             ReleaseError: naming the file that is missing or does not belong to the others.
             ConfigError: when the header has a wrong key or value.
         """
-        header, tensors, _ = load_model(folder, cls.kind, TwoTowerHeader)
-        inputs = TwoTowerInputs.load(folder)
-        shape = TwoTowerShape.of(inputs.schema)
-        if shape != header.shape or len(inputs.items) != shape.items:
-            raise ReleaseError(
-                f"{folder / 'schema.json'}: must be the schema that {cls.kind}.json "
-                "was trained with"
-            )
+        header, inputs, net = read_two_tower(folder, cls.kind)
         model = cls(config=header.config, training=header.training, seed=header.seed, device=device)
-        net = TwoTowerNet(header.config, header.shape, Generator().manual_seed(0))
-        try:
-            net.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise ReleaseError(
-                f"{folder / cls.kind}.safetensors: not the weights that {cls.kind}.json "
-                f"describes: {error}"
-            ) from None
         model._inputs, model._data_end = inputs, header.data_end_micros
         _ = inputs.index, inputs.user_table  # made now, not at the first request
         model._serve(net.to(model.device), ItemContent.of(inputs.items, model.device))

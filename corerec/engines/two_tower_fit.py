@@ -25,7 +25,8 @@ from corerec.engines.two_tower_loss import TwoTowerLoss
 from corerec.engines.two_tower_mining import hard_items
 from corerec.engines.two_tower_net import TwoTowerNet
 from corerec.engines.two_tower_shape import ItemContent, TwoTowerShape, UserInputs
-from corerec.engines.two_tower_steps import Step, Steps, prefetched
+from corerec.engines.two_tower_step import Step, prefetched
+from corerec.engines.two_tower_steps import Steps
 from corerec.engines.workers import ALONE, Worker
 from corerec.errors import InvalidArgument
 

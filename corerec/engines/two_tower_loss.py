@@ -13,7 +13,7 @@ from corerec.engines.sequences import Sequences
 from corerec.engines.two_tower_config import TwoTowerFitConfig
 from corerec.engines.two_tower_net import TwoTowerNet
 from corerec.engines.two_tower_shape import ItemContent, UserInputs
-from corerec.engines.two_tower_steps import Step
+from corerec.engines.two_tower_step import Step
 from corerec.engines.two_tower_user import HistoryAttention, HistoryBag
 from corerec.stages import Float32s
 

@@ -38,7 +38,8 @@ class TwoTowerLoss(nn.Module):
     def forward(self, step: Step, noise: Generator) -> Tensor:
         """Return the mean loss of the step's positives, a scalar."""
         net, tau = self.net, self.net.config.temperature
-        base = net.item(step.rows, self.content, noise)  # (R, D)
+        # In float32 where autocast has made it bf16: vectors are summed and compared from here on.
+        base = net.item(step.rows, self.content, noise).float()  # (R, D)
         unit = net.item_vectors(base)
         user = self._queries(step, base, noise)  # (Q, D)
         hard = self._hard(step, user, unit)
@@ -87,7 +88,8 @@ class TwoTowerLoss(nn.Module):
         if not step.hard.numel():
             return None
         rows = step.hard.clamp(min=0)
-        logits = torch.einsum("qd,qhd->qh", user, _pick(unit, rows)) / self.net.config.temperature
+        logits = torch.einsum("qd,qhd->qh", user, _pick(unit, rows)).float()
+        logits = logits / self.net.config.temperature
         if len(step.negatives):
             logits = logits - self.log_q[step.rows[rows]]
         return logits.masked_fill(step.hard < 0, _ABSENT)

@@ -108,7 +108,7 @@ def test_sampled_and_hard_negatives_learn_too() -> None:
 
 def test_bf16_products_leave_weights_in_fp32_and_lower_the_loss() -> None:
     training = replace(FIT, precision="bf16", epochs=4)  # without AVX512-BF16 each step is slow
-    model = TwoTower(config=BAG, training=training).fit(_groups())
+    model = TwoTower(config=replace(BAG, fusion="gated"), training=training).fit(_dataset())
     assert model.history is not None
     losses = [entry["loss"] for entry in model.history.epochs]
     assert losses[-1] < losses[0] - 0.3

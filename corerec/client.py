@@ -41,7 +41,8 @@ class Item:
     rank_score: float
     """Probability of interaction that ranking gave."""
     source: str
-    """What brought it into the funnel: two_tower, popular or pinned."""
+    """What brought it into the funnel: two_tower, bert4rec, matrix_factorization, popular or
+    pinned."""
     rank_position: int
     """Place in the ranked list, from 1; 0 for a pinned item that was not in it."""
     moves: tuple[str, ...]
@@ -78,7 +79,7 @@ class Recommendation:
     release: str
     stages: tuple[Stage, ...]
     coverage: float
-    """Share of the catalogue that was searched, [0, 1]."""
+    """Share of retrieval that answered: of the sources' places and of the catalogue, [0, 1]."""
     degraded: tuple[Degradation, ...]
     """Everything that was missing; empty when nothing was."""
     milliseconds: float

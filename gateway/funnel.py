@@ -114,7 +114,7 @@ class Funnel:
             outcome.coverage = result.coverage
             if result.coverage < 1.0:
                 outcome.note(
-                    "retrieve", Reason.PARTIAL, f"{result.coverage:.1%} of the catalogue searched"
+                    "retrieve", Reason.PARTIAL, f"{result.coverage:.1%} of retrieval answered"
                 )
         except CoreRecError as error:
             unwanted = outcome.user.items if query.exclude_seen else outcome.user.items[:0]

@@ -242,7 +242,7 @@ async def test_partial_coverage_is_told_exactly(cluster, stub) -> None:
     answer = await ask(stub)
     assert answer.coverage == 0.75
     assert [(d.stage, d.reason) for d in answer.degraded] == [("retrieve", PARTIAL)]
-    assert "75.0% of the catalogue searched" in answer.degraded[0].note
+    assert "75.0% of retrieval answered" in answer.degraded[0].note
 
 
 @pytest.mark.parametrize("name", ["retrieval", "ranking", "rerank"])

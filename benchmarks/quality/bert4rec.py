@@ -61,8 +61,10 @@ CONFIGS = {
         ),
     ),
     "amazon-beauty": (
-        BERT4RecConfig(hidden=128, max_len=50, dropout=0.4),
-        BERT4RecFitConfig(epochs=20, batch_sequences=64, learning_rate=1.5e-3, last_events=50),
+        BERT4RecConfig(hidden=128, max_len=50, dropout=0.3, history="past"),
+        BERT4RecFitConfig(
+            epochs=10, batch_sequences=64, learning_rate=3e-3, last_share=0.9, last_events=50
+        ),
     ),
 }
 

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Generator
 
-from corerec.engines.bert4rec_batch import CLOCK, query
+from corerec.engines.bert4rec_batch import CLOCK
 from corerec.engines.bert4rec_config import BERT4RecConfig, BERT4RecFitConfig
 from corerec.engines.bert4rec_fit import BERT4RecFit, fit_bert4rec
 from corerec.engines.bert4rec_net import BERT4RecNet
+from corerec.engines.bert4rec_query import query
 from corerec.engines.exact import ExactSearch
 from corerec.engines.files import load_model, save_model
 from corerec.engines.protocols import Report

@@ -20,11 +20,11 @@ from corerec.engines.bert4rec_batch import (
     gap_of,
     hour_of,
     last,
-    query,
     shuffled,
 )
 from corerec.engines.bert4rec_config import BERT4RecConfig, BERT4RecFitConfig
 from corerec.engines.bert4rec_net import BERT4RecNet, drop
+from corerec.engines.bert4rec_query import query
 from corerec.engines.linear_softmax import linear_softmax
 from corerec.engines.losses import sampled_info_nce
 from corerec.engines.sequences import Sequences

@@ -54,6 +54,7 @@ def config(seed: int, threads: int, sources: tuple[str, ...]) -> TrainConfig:
         bert4rec_fit=BERT4RecFitConfig(
             epochs=3, batch_sequences=16, learning_rate=2e-3, last_share=0.9, last_events=50
         ),
+        matrix_factorization=replace(own.matrix_factorization, k=64),
         evaluation=replace(own.evaluation, cases=USERS, tower_cases=USERS),
     )
 

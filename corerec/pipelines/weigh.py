@@ -33,17 +33,17 @@ def weigh(
     """
     if len(sources) < 2 or not len(cases):
         return list(sources)
-    dots, right = _dots(sources, core, cases, parts, depth)  # (S, C, K), (C,)
+    dots, there, right = _dots(sources, core, cases, parts, depth)
     if not len(right):
         return list(sources)
-    spread = [float(part.std(axis=1, where=np.isfinite(part)).mean()) for part in dots]
+    spread = [float(part.std(axis=1, where=there).mean()) for part in dots]
     total, weights = dots[0], [1.0]
-    best = _quality(total, right)
+    best = _quality(total, there, right)
     for part, own in zip(dots[1:], spread[1:], strict=True):
         kept = 0.0
         for ratio in RATIOS:
             weight = ratio * spread[0] / max(own, 1e-9)
-            found = _quality(total + weight * part, right)
+            found = _quality(total + weight * part, there, right)
             if found > best:
                 best, kept = found, weight
         total = total + kept * part
@@ -53,12 +53,13 @@ def weigh(
 
 def _dots(
     sources: Sequence[VectorSource], core: RetrievalCore, cases: Cases, parts: Parts, depth: int
-) -> tuple[NDArray[np.float32], Int64s]:
-    """Return each source's dot products with the candidates, -inf where there are fewer than K.
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], Int64s]:
+    """Return each source's dot products with the candidates, of cases whose right item is there.
 
-    Also the place of the right item; cases whose right item retrieval misses are left out.
+    Shapes: returns dot products (S, C, K); whether there is such a candidate (C, K); the place of
+    the right item (C,).
     """
-    found, places = [], []
+    found, there, places = [], [], []
     for start in range(0, len(cases), _BATCH):
         rows = np.arange(start, min(start + _BATCH, len(cases)))
         users = parts.contexts(cases, rows)
@@ -70,16 +71,20 @@ def _dots(
             numbers = result.candidates.numbers
             place = np.flatnonzero(numbers == cases.right[rows[row]])
             if len(place):
-                own = np.full((len(sources), depth), -np.inf, np.float32)
+                own = np.zeros((len(sources), depth), np.float32)
                 for s, source in enumerate(sources):
                     own[s, : len(numbers)] = source.vectors[numbers] @ queries[s][row]
+                np.nan_to_num(own, copy=False)  # a user whom a source has no query for
                 found.append(own)
+                there.append(np.arange(depth) < len(numbers))
                 places.append(int(place[0]))
     if not found:
-        return np.empty((len(sources), 0, depth), np.float32), np.empty(0, np.int64)
-    return np.stack(found, axis=1), np.array(places, np.int64)
+        empty = np.empty((len(sources), 0, depth), np.float32)
+        return empty, np.empty((0, depth), np.bool_), np.empty(0, np.int64)
+    return np.stack(found, axis=1), np.stack(there), np.array(places, np.int64)
 
 
-def _quality(scores: Float32s, right: Int64s) -> float:
+def _quality(scores: Float32s, there: NDArray[np.bool_], right: Int64s) -> float:
     own = np.take_along_axis(scores, right[:, None], axis=1)  # (C, 1)
-    return ndcg_at((scores >= own).sum(axis=1) - 1, 10)
+    above = ((scores >= own) & there).sum(axis=1) - 1
+    return ndcg_at(above, 10)

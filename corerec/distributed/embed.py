@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from corerec.distributed.session import ray_session
 from corerec.distributed.shards import Shards, ShardsInfo
 from corerec.engines.files import load_model
-from corerec.engines.two_tower import TwoTowerHeader
+from corerec.engines.two_tower_files import TwoTowerHeader
 from corerec.engines.two_tower_inputs import TwoTowerInputs
 from corerec.engines.two_tower_net import TwoTowerNet
 from corerec.engines.two_tower_shape import ItemContent
@@ -76,8 +77,7 @@ def embed_items(
     if missing:
         run_blocks(
             missing,
-            _Embed,
-            (str(model), kind, str(out)),
+            partial(_embed, str(model), kind, str(out)),
             workers=workers,
             report=report,
             note="shards of items",
@@ -86,36 +86,39 @@ def embed_items(
     return shards
 
 
-class _Embed:
-    """Writes the shards whose first item numbers it is given. Lives in a worker."""
+def _embed(model: str, kind: str, out: str, start: int) -> None:
+    """Write one shard. Runs in a worker, which keeps the model for its next shard."""
+    shards = Shards.open(Path(out))
+    encoder = _kept_encoder(model, kind, shards.info.model_id)
+    shards.write(start, encoder.encode(start, shards.stop(start)))
 
-    def __init__(self, model: str, kind: str, out: str) -> None:
-        torch.set_num_threads(1)  # as many workers as cores
-        self._encoder = load_item_encoder(Path(model), kind)
-        self._shards = Shards.open(Path(out))
 
-    def __call__(self, batch: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
-        for start in batch["start"].tolist():
-            vectors = self._encoder.encode(start, self._shards.stop(start))
-            self._shards.write(start, vectors)
-        return batch
+@lru_cache(maxsize=1)
+def _kept_encoder(model: str, kind: str, model_id: str) -> ItemEncoder:
+    torch.set_num_threads(1)  # as many workers as cores
+    return load_item_encoder(Path(model), kind)
 
 
 def run_blocks(
     starts: list[int],
-    worker: type[Any],
-    arguments: tuple[Any, ...],
+    work: Callable[[int], None],
     *,
     workers: int,
     report: Callable[[int, int, str], None] | None,
     note: str,
     address: str | None,
 ) -> None:
-    """Let workers of a class, made with these arguments, do one block after another.
+    """Let workers do one block after another.
 
-    A worker is called with a batch of one `start`, an item number, and leaves a file. A worker that
-    dies is made anew and its block done again.
+    `work` is called with the first item number of a block and leaves a file. What a worker that
+    dies had under way is done again by another.
     """
+
+    def one(batch: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+        for start in batch["start"].tolist():
+            work(start)
+        return batch
+
     count = min(workers, len(starts))
     with ray_session(workers, address=address, uses=("data",)) as ray:
         context = ray.data.DataContext.get_current()
@@ -126,10 +129,9 @@ def run_blocks(
         )
         gpus = ray.cluster_resources().get("GPU", 0)
         done = blocks.map_batches(
-            worker,
-            fn_constructor_args=arguments,
+            one,
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=count),
+            compute=ray.data.TaskPoolStrategy(size=count),
             num_cpus=1,
             num_gpus=min(1.0, gpus / count) if gpus else None,
         )

@@ -8,12 +8,12 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
 from corerec.distributed.embed import run_blocks
 from corerec.distributed.shards import Shards
@@ -57,13 +57,12 @@ def build_sharded_index(
     empty = work / "empty.faiss"
     if not empty.exists():
         sample = shards.take(training_rows(info.count, seed))
-        write_index(train_lists(sample, info.count, config, seed), empty)
+        _write_index(train_lists(sample, info.count, config, seed), empty)
     missing = [start for start in shards.starts() if not _part(work, start).exists()]
     if missing:
         run_blocks(
             missing,
-            _Fill,
-            (str(shards.folder), str(work)),
+            partial(_fill, str(shards.folder), str(work)),
             workers=workers,
             report=report,
             note="parts of the index",
@@ -74,23 +73,16 @@ def build_sharded_index(
     return index
 
 
-class _Fill:
-    """Files the vectors of shards under the lists. Lives in a worker."""
-
-    def __init__(self, shards: str, work: str) -> None:
-        faiss.omp_set_num_threads(1)  # as many workers as cores
-        self._shards, self._work = Shards.open(Path(shards)), Path(work)
-
-    def __call__(self, batch: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
-        for start in batch["start"].tolist():
-            vectors = np.ascontiguousarray(self._shards.read(start))
-            part = faiss.read_index(str(self._work / "empty.faiss"))
-            part.add_with_ids(vectors, np.arange(start, start + len(vectors)))
-            write_index(part, _part(self._work, start))
-        return batch
+def _fill(shards: str, work: str, start: int) -> None:
+    """File the vectors of one shard under the lists. Runs in a worker."""
+    faiss.omp_set_num_threads(1)  # as many workers as cores
+    vectors = np.ascontiguousarray(Shards.open(Path(shards)).read(start))
+    part: Any = faiss.read_index(str(Path(work) / "empty.faiss"))
+    part.add_with_ids(vectors, np.arange(start, start + len(vectors)))
+    _write_index(part, _part(Path(work), start))
 
 
-def write_index(index: Any, path: Path) -> None:
+def _write_index(index: Any, path: Path) -> None:
     """Write a FAISS index so that its file is whole or absent."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     faiss.write_index(index, str(fresh))

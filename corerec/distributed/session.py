@@ -15,7 +15,6 @@ from corerec.errors import InvalidArgument, Unavailable
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_BACKEND_LOG_LEVEL": "error",
         # A worker keeps the paths that it was given, relative ones too.
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         # The trial log is ours (trials.json): no CSV, no second JSON, no TensorBoard files.

@@ -34,7 +34,7 @@ from corerec.pipelines.sources import (
 from corerec.pipelines.tower import pick_device
 from corerec.pipelines.write import Own, Trained, write_release
 from corerec.ranking.tables import ItemTables
-from corerec.ranking.train import RankerFit, train_ranker
+from corerec.ranking.train import train_ranker
 from corerec.ranking.transitions import TransitionTable
 from corerec.retrieval.core import RetrievalCore
 from corerec.retrieval.options import shares_of
@@ -105,16 +105,16 @@ def train_funnel(
     shares_of(names, config.retrieval.quotas)
     with steps.step("Slice and encode"):
         parts = prepare(dataset, config)
-    sources = train_sources(parts, config, work, steps, parallel)
-    _fit_own(parts, own, steps)
-    core = training_core(parts, sources, own.retrievers, config, thread_count(config))
-    if len(sources) > 1:
-        with steps.step("Weigh the sources"):
-            sources = weigh_sources(parts, sources, core, config)
-        core = training_core(parts, sources, own.retrievers, config, thread_count(config))
+    sources, core = train_retrieval(parts, config, own, work=work, steps=steps, parallel=parallel)
     ranker = None
     if own.ranker is None and not own.unranked:
-        ranker = _train_ranker(parts, sources, core, config, work, steps, parallel)
+        arguments = ranker_arguments(parts, sources, core, config, steps)
+        with steps.step("Train ranker") as report:
+            checkpoint = work / "ranker.safetensors"
+            if parallel is not None:
+                # What follows finds the whole training in the checkpoint.
+                parallel.train_ranker(arguments, checkpoint, report)
+            ranker = train_ranker(**arguments, checkpoint=checkpoint, report=report)
     return Trained(parts=parts, sources=sources, ranker=ranker, config=config, own=own)
 
 
@@ -143,15 +143,34 @@ def _fit_own(parts: Parts, own: Own, steps: Steps) -> None:
                 other.fit(parts.dataset_before(Slice.VALIDATION))
 
 
-def _train_ranker(
+def train_retrieval(
+    parts: Parts,
+    config: TrainConfig,
+    own: Own,
+    *,
+    work: Path,
+    steps: Steps,
+    parallel: Parallel | None = None,
+) -> tuple[list[TrainedSource], RetrievalCore]:
+    """Return the trained sources, and retrieval over them as the ranker's slice begins."""
+    sources = train_sources(parts, config, work, steps, parallel)
+    _fit_own(parts, own, steps)
+    core = training_core(parts, sources, own.retrievers, config, thread_count(config))
+    if len(sources) > 1:
+        with steps.step("Weigh the sources"):
+            sources = weigh_sources(parts, sources, core, config)
+        core = training_core(parts, sources, own.retrievers, config, thread_count(config))
+    return sources, core
+
+
+def ranker_arguments(
     parts: Parts,
     sources: list[TrainedSource],
     core: RetrievalCore,
     config: TrainConfig,
-    work: Path,
     steps: Steps,
-    parallel: Parallel | None,
-) -> RankerFit:
+) -> dict[str, Any]:
+    """Return what `train_ranker` is called with, by name: mined cases and tables of features."""
     events = parts.events
     learned = events.before(Slice.RANKER)
     with steps.step("Mine hard negatives") as report:
@@ -175,7 +194,7 @@ def _train_ranker(
                 labels=task_labels(parts.dataset, events, cases, own, config.ranking.tasks),
                 report=lambda done, total, note=note: report(done, total, note),  # type: ignore[misc]
             )
-    with steps.step("Train ranker") as report:
+    with steps.step("Make features"):
         # Counted before the ranker's cases begin, or a positive would count itself.
         transitions = TransitionTable.fit(
             events.users[learned], events.items[learned], events.item_count
@@ -193,21 +212,16 @@ def _train_ranker(
             events.times[before_test] if events.has_times else None,
             events.item_count,
         )
-        arguments: dict[str, Any] = {
-            "examples": mined[Slice.RANKER],
-            "validation": mined[Slice.VALIDATION],
-            "tables": tables,
-            "users": parts.users,
-            "popularity": popularity,
-            "config": config.ranking,
-            "fit": config.ranker_fit,
-            "seed": config.seed,
-        }
-        checkpoint = work / "ranker.safetensors"
-        if parallel is not None:
-            # What follows finds the whole training in the checkpoint.
-            parallel.train_ranker(arguments, checkpoint, report)
-        return train_ranker(**arguments, checkpoint=checkpoint, report=report)
+    return {
+        "examples": mined[Slice.RANKER],
+        "validation": mined[Slice.VALIDATION],
+        "tables": tables,
+        "users": parts.users,
+        "popularity": popularity,
+        "config": config.ranking,
+        "fit": config.ranker_fit,
+        "seed": config.seed,
+    }
 
 
 def _use_threads(config: TrainConfig) -> None:

@@ -55,9 +55,11 @@ class RankerRun:
         checkpoint: Path | None,
         report: Report | None,
         worker: Worker,
+        heard: Callable[[float], None] | None,
     ) -> None:
         self.train, self.held_out, self.fit, self.seed = train, held_out, fit, seed
         self.checkpoint, self.report, self.worker = checkpoint, report, worker
+        self.heard = heard
         torch.manual_seed(seed)
         tables = train.tables
         self.model = RankingModel(tables.schema, config, tables.tower.shape[1]).to(tables.device)
@@ -89,6 +91,8 @@ class RankerRun:
             # Seeded per epoch: a resumed run draws what an uninterrupted one would.
             torch.manual_seed(self.seed * 1_000_003 + epoch + 1)
             self.epochs.append({"loss": self._epoch(epoch), **self._validate()})
+            if self.heard is not None:
+                self.heard(self.epochs[-1]["ndcg_10"])
             if (
                 self.best_epoch < 0
                 or self.epochs[-1]["ndcg_10"] > self.epochs[self.best_epoch]["ndcg_10"]

@@ -6,6 +6,7 @@ nearly halve the second. 60,000 cases of 16 pairs in two epochs take 20 to 35 s.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def train_ranker(
     checkpoint: Path | None = None,
     report: Report | None = None,
     worker: Worker = ALONE,
+    heard: Callable[[float], None] | None = None,
 ) -> RankerFit:
     """Return a ranker that fits the cases, chosen by its NDCG@10 on the validation cases.
 
@@ -67,7 +69,8 @@ def train_ranker(
     With `checkpoint`, the state is written there after every epoch and a later call with the same
     arguments goes on from it to the same result; the file of another run is ignored. As one of
     several workers the process trains on its cases of each batch; the first validates and writes
-    the checkpoint, which the others must be able to read.
+    the checkpoint, which the others must be able to read. `heard` is given the validation NDCG@10
+    of each epoch as it ends.
 
     Raises:
         InvalidArgument: for cases that do not fit the tables, or features that are not finite.
@@ -82,7 +85,7 @@ def train_ranker(
     train = PreparedExamples.compute(examples, tables, users, popularity)
     held_out = PreparedExamples.compute(validation, tables, users, popularity)
     with torch.random.fork_rng(devices=[]):
-        run = RankerRun(train, held_out, config, fit, seed, checkpoint, report, worker)
+        run = RankerRun(train, held_out, config, fit, seed, checkpoint, report, worker, heard)
         run.resume()
         run.go_on()
     model = run.best_model()

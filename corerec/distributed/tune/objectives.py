@@ -32,11 +32,15 @@ class Objective:
     """Dotted fields that `epochs` asked for by name sets besides, so that nothing takes it back."""
     space: Mapping[str, Mapping[str, Any]]
     """The search space where none is given."""
-    run: Callable[[Path, TrainConfig, Path, Heard], None]
-    """Trains on a data set folder with a config, its checkpoint at a path."""
+    run: Callable[[Path, TrainConfig, Path, Heard, Any], None]
+    """Trains on a data set folder with a config, its checkpoint at a path, and what is shared."""
+    shared: Callable[[Path, TrainConfig, Path], Any] | None = None
+    """Makes once, of data, base and a folder to work in, what all trials are given."""
 
 
-def _two_tower(data: Path, config: TrainConfig, checkpoint: Path, heard: Heard) -> None:
+def _two_tower(
+    data: Path, config: TrainConfig, checkpoint: Path, heard: Heard, shared: Any
+) -> None:
     from corerec.data.dataset import load_dataset
     from corerec.pipelines.parts import prepare
     from corerec.pipelines.tower import train_tower
@@ -49,6 +53,65 @@ def _two_tower(data: Path, config: TrainConfig, checkpoint: Path, heard: Heard) 
 
     parts = prepare(load_dataset(data, unknown_items=config.unknown_items), config)
     train_tower(parts, config, checkpoint=checkpoint, heard=one)
+
+
+def _vector_model(
+    kind: str, data: Path, config: TrainConfig, checkpoint: Path | None, heard: Heard
+) -> None:
+    from corerec.data.dataset import load_dataset
+    from corerec.pipelines.parts import prepare
+    from corerec.pipelines.sources import new_model
+    from corerec.pipelines.tower import recall, validation_cases
+
+    scores = _earlier(checkpoint, "validation", heard) if checkpoint is not None else []
+    parts = prepare(load_dataset(data, unknown_items=config.unknown_items), config)
+    cases, k = validation_cases(parts, config), config.evaluation.tower_recall_at
+
+    def validate(model: Any) -> float:
+        scores.append(recall(cases, parts, model, k))
+        heard(len(scores), scores[-1])
+        return scores[-1]
+
+    new_model(kind, config).fit(parts.events.sequences(), validate=validate, checkpoint=checkpoint)
+
+
+def _bert4rec(data: Path, config: TrainConfig, checkpoint: Path, heard: Heard, shared: Any) -> None:
+    _vector_model("bert4rec", data, config, checkpoint, heard)
+
+
+def _matrix_factorization(
+    data: Path, config: TrainConfig, checkpoint: Path, heard: Heard, shared: Any
+) -> None:
+    # It takes seconds: a trial that was killed begins again.
+    _vector_model("matrix_factorization", data, config, None, heard)
+
+
+def _mined(data: Path, config: TrainConfig, work: Path) -> dict[str, Any]:
+    """Train retrieval as the base has it and return the ranker's cases and features."""
+    from corerec.data.dataset import load_dataset
+    from corerec.pipelines.parts import prepare
+    from corerec.pipelines.progress import Steps
+    from corerec.pipelines.train import ranker_arguments, train_retrieval
+    from corerec.pipelines.write import Own
+
+    parts = prepare(load_dataset(data, unknown_items=config.unknown_items), config)
+    sources, core = train_retrieval(parts, config, Own(), work=work, steps=Steps())
+    return ranker_arguments(parts, sources, core, config, Steps())
+
+
+def _ranker(
+    data: Path, config: TrainConfig, checkpoint: Path, heard: Heard, shared: dict[str, Any]
+) -> None:
+    from corerec.ranking.train import train_ranker
+
+    scores = _earlier(checkpoint, "ndcg_10", heard)
+
+    def one(score: float) -> None:
+        scores.append(score)
+        heard(len(scores), score)
+
+    own = {"config": config.ranking, "fit": config.ranker_fit, "seed": config.seed}
+    train_ranker(**{**shared, **own}, checkpoint=checkpoint, heard=one)
 
 
 def _earlier(checkpoint: Path, key: str, heard: Heard) -> list[float]:
@@ -78,6 +141,59 @@ OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
                 "two_tower_fit": {"learning_rate": {"log_uniform": [1e-3, 1e-2]}},
             },
             run=_two_tower,
+        ),
+        "bert4rec": Objective(
+            metric="validation recall",
+            tables=("bert4rec", "bert4rec_fit"),
+            epochs="bert4rec_fit.epochs",
+            fixed={},
+            space={
+                "bert4rec": {
+                    "dim": {"choice": [32, 64, 128]},
+                    "layers": {"choice": [1, 2, 3]},
+                    "max_len": {"choice": [50, 100, 200]},
+                    "dropout": {"uniform": [0.0, 0.4]},
+                },
+                "bert4rec_fit": {
+                    "learning_rate": {"log_uniform": [5e-4, 5e-3]},
+                    "mask_share": {"uniform": [0.15, 0.6]},
+                },
+            },
+            run=_bert4rec,
+        ),
+        "matrix_factorization": Objective(
+            metric="validation recall",
+            tables=("matrix_factorization", "matrix_factorization_fit"),
+            epochs="matrix_factorization_fit.epochs",
+            fixed={},
+            space={
+                "matrix_factorization": {
+                    "k": {"choice": [32, 64, 128, 192]},
+                    "regularisation": {"log_uniform": [1e-4, 1e-1]},
+                    "unobserved_weight": {"log_uniform": [0.01, 1.0]},
+                    "frequency_power": {"uniform": [0.0, 1.0]},
+                },
+            },
+            run=_matrix_factorization,
+        ),
+        "dcn": Objective(
+            metric="validation NDCG@10",
+            tables=("ranking", "ranker_fit"),
+            epochs="ranker_fit.epochs",
+            fixed={},
+            space={
+                "ranking": {
+                    "item_width": {"choice": [16, 32, 64]},
+                    "user_unknown": {"uniform": [0.0, 0.4]},
+                },
+                "ranker_fit": {
+                    "learning_rate": {"log_uniform": [5e-4, 5e-3]},
+                    "id_decay": {"log_uniform": [1.0, 30.0]},
+                    "listwise": {"uniform": [0.5, 1.0]},
+                },
+            },
+            run=_ranker,
+            shared=_mined,
         ),
     }
 )

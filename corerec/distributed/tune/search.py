@@ -15,7 +15,7 @@ from typing import Any
 
 from corerec.config import build_config, write_toml
 from corerec.distributed.session import ray_session
-from corerec.distributed.tune.objectives import OBJECTIVES, objective_of
+from corerec.distributed.tune.objectives import OBJECTIVES, Objective, objective_of
 from corerec.distributed.tune.space import SearchSpace, nested, value_at
 from corerec.distributed.tune.trials import Trial, TrialLog
 from corerec.errors import ConfigError, CoreRecError, FailedPrecondition
@@ -94,7 +94,7 @@ def search(
     keeper.keep()
     waiting = [t for t in log.trials[: config.trials] if not t.is_over]
     if waiting:
-        _run(data, work, space, objective.epochs, config, keeper, waiting, address)
+        _run(data, work, space, objective, config, keeper, waiting, address)
     best = log.best()
     write_toml(out / BEST_FILE, portable(space.config(best.values)), _heading(log, best))
     if all(t.is_over for t in log.trials):
@@ -111,7 +111,7 @@ def _run(
     data: Path,
     work: Path,
     space: SearchSpace,
-    epochs: str,
+    objective: Objective,
     config: SearchConfig,
     keeper: _Keeper,
     waiting: list[Trial],
@@ -120,12 +120,15 @@ def _run(
     cores = space.base.threads or len(os.sched_getaffinity(0))
     at_once = min(config.concurrent or cores, len(waiting))
     threads = max(1, cores // at_once)
+    shared = None
+    if objective.shared is not None:
+        shared = objective.shared(data, space.base, work)
     cpus = max(cores, at_once * threads)
     with ray_session(cpus, address=address, uses=("tune",)) as ray:
         tune = ray.tune
         gpus = ray.cluster_resources().get("GPU", 0) if space.base.device != "cpu" else 0
         share = {"gpu": min(1.0, gpus / at_once)} if gpus else {}
-        most = value_at(space.base, epochs)
+        most = value_at(space.base, objective.epochs)
         scheduler = tune.schedulers.ASHAScheduler(
             time_attr="epoch",
             max_t=max(most, config.grace_epochs),
@@ -146,7 +149,9 @@ def _run(
             for trial in waiting
         ]
         tune.Tuner(
-            tune.with_resources(_trial, {"cpu": threads, **share}),
+            tune.with_resources(
+                tune.with_parameters(_trial, shared=shared), {"cpu": threads, **share}
+            ),
             param_space={"task": tune.grid_search(tasks)},
             tune_config=tune.TuneConfig(scheduler=scheduler, max_concurrent_trials=at_once),
             run_config=tune.RunConfig(
@@ -159,7 +164,7 @@ def _run(
         ).fit()
 
 
-def _trial(config: dict[str, Any]) -> None:
+def _trial(config: dict[str, Any], shared: Any = None) -> None:
     """Train one trial. Runs in a process of its own, which Ray Tune ends early by an exception."""
     from ray import tune
 
@@ -172,7 +177,7 @@ def _trial(config: dict[str, Any]) -> None:
 
     own = build_config(TrainConfig, task["config"], source=f"trial {task['number']}")
     try:
-        OBJECTIVES[task["model"]].run(Path(task["data"]), own, checkpoint, heard)
+        OBJECTIVES[task["model"]].run(Path(task["data"]), own, checkpoint, heard, shared)
         tune.report({"ended": True})  # a trial that is stopped early never comes here
     except CoreRecError as error:
         # A set of values that cannot be trained is an answer, and no reason to try it again.

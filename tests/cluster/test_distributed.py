@@ -1,0 +1,261 @@
+"""Training, embedding, indexing and tuning over real Ray processes, on one local cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from corerec.data.dataset import load_dataset
+from corerec.distributed.embed import embed_items
+from corerec.distributed.index import build_sharded_index
+from corerec.distributed.parallel import RayParallel
+from corerec.distributed.session import ray_session
+from corerec.distributed.shards import Shards
+from corerec.distributed.train import WorkersConfig, fit_tower
+from corerec.distributed.tune.objectives import objective_of
+from corerec.distributed.tune.search import SearchConfig, search
+from corerec.distributed.tune.space import SearchSpace, read_space
+from corerec.distributed.tune.trials import TrialLog
+from corerec.engines.two_tower import TwoTower
+from corerec.errors import FailedPrecondition, InvalidArgument
+from corerec.pipelines.config import TrainConfig, read_config
+from corerec.pipelines.parts import Parts, prepare
+from corerec.pipelines.tower import recall, train_tower, validation_cases
+from corerec.pipelines.train import read_metrics, train_release
+from corerec.retrieval.build import build_index
+from corerec.retrieval.index import IndexConfig
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(600),
+    # Ray warns of its own use of what it deprecates.
+    pytest.mark.filterwarnings(r"ignore:::ray\..*"),
+]
+WORKERS = WorkersConfig(workers=2, threads=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_cluster() -> Iterator[None]:
+    with ray_session(2, uses=("data", "train", "tune")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_data: Path) -> Parts:
+    return prepare(load_dataset(tiny_data), TrainConfig.tiny())
+
+
+@pytest.fixture(scope="module")
+def model(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved two-tower."""
+    folder = tmp_path_factory.mktemp("model")
+    train_tower(parts, TrainConfig.tiny()).save(folder)
+    return folder
+
+
+# Training
+
+
+def test_two_workers_learn_what_one_does_within_the_spread_of_seeds(
+    parts: Parts, tiny_data: Path, tmp_path: Path
+) -> None:
+    config = TrainConfig.tiny()
+    cases, k = validation_cases(parts, config), config.evaluation.tower_recall_at
+    checkpoint = tmp_path / "two_tower.safetensors"
+    told: list[tuple[int, int, str]] = []
+    fit_tower(tiny_data, config, checkpoint, WORKERS, lambda *step: told.append(step))
+    assert told[-1][0] == told[-1][1]
+    assert [path.name for path in tmp_path.iterdir()] == ["two_tower.safetensors"]
+    steps: list[int] = []
+    together = train_tower(
+        parts, config, checkpoint=checkpoint, report=lambda *step: steps.append(step[0])
+    )
+    assert steps == []  # the training was found whole, not done again
+    alone = [train_tower(parts, replace(config, seed=seed)) for seed in (0, 1, 2)]
+    found = recall(cases, parts, together, k)
+    spread = [recall(cases, parts, own, k) for own in alone]
+    width = max(spread) - min(spread)
+    assert min(spread) - width - 0.02 <= found <= max(spread) + width + 0.02
+
+
+def test_a_killed_worker_goes_on_from_the_last_epoch(tiny_data: Path, tmp_path: Path) -> None:
+    config = TrainConfig.tiny()
+    fit = replace(config.two_tower_fit, epochs=6, patience=6, batch_windows=8, max_examples=10**9)
+    config = replace(config, two_tower_fit=fit)
+    checkpoint = tmp_path / "two_tower.safetensors"
+    whole = tmp_path / "whole.safetensors"
+    killed: list[int] = []
+
+    def kill() -> None:
+        notes = checkpoint.with_suffix(".workers")
+        while not checkpoint.exists():  # an epoch is kept
+            time.sleep(0.02)
+        pid = int(json.loads((notes / "worker-1.json").read_text())["pid"])
+        os.kill(pid, signal.SIGKILL)
+        killed.append(pid)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    fit_tower(tiny_data, config, checkpoint, WORKERS)
+    killer.join()
+    assert len(killed) == 1
+    fit_tower(tiny_data, config, whole, WORKERS)
+    # Killed or not: the same batches, the same chance, so the same weights.
+    assert checkpoint_weights(checkpoint) == pytest.approx(checkpoint_weights(whole), abs=1e-5)
+
+
+def checkpoint_weights(path: Path) -> list[float]:
+    from corerec.engines.checkpoint import load_checkpoint
+
+    found = load_checkpoint(path)
+    assert found is not None
+    tensors, state = found
+    assert len(state["epochs"]) == 6
+    return [float(t.double().sum()) for name, t in sorted(tensors.items()) if "model" in name]
+
+
+def test_an_error_of_the_training_itself_is_raised_as_it_is(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    config = TrainConfig.tiny()
+    fit = replace(config.two_tower_fit, learning_rate=1e30)
+    with pytest.raises(InvalidArgument, match="finite"):
+        fit_tower(
+            tiny_data,
+            replace(config, two_tower_fit=fit),
+            tmp_path / "two_tower.safetensors",
+            replace(WORKERS, max_failures=1),
+        )
+
+
+def test_a_release_is_trained_by_two_workers(tiny_data: Path, tmp_path: Path) -> None:
+    with RayParallel(WORKERS, rows=200) as parallel:
+        path = train_release(tiny_data, tmp_path, TrainConfig.tiny(), parallel=parallel)
+    metrics = read_metrics(path)
+    assert metrics["funnel"]["recall@10"] > metrics["popularity"]["recall@10"]
+    assert not list(tmp_path.glob(".work-*"))
+
+
+# Vectors and index
+
+
+def test_shards_hold_what_one_process_computes_and_are_not_computed_again(
+    model: Path, tmp_path: Path
+) -> None:
+    shards = embed_items(model, "two_tower", tmp_path, workers=2, rows=150)
+    expected = TwoTower.load(model).encode_items()
+    assert np.allclose(shards.whole(), expected, atol=1e-6)
+    assert [shards.stop(s) - s for s in shards.starts()] == [150, 150, 150, 50]
+    # As a kill in the middle leaves it: two shards are whole, one is half written, one is missing.
+    shards.path(150).unlink()
+    shards.path(450).unlink()
+    (tmp_path / "vectors-000000000150.npy.77").write_bytes(b"half")
+    before = {start: shards.path(start).stat().st_mtime_ns for start in (0, 300)}
+    done: list[tuple[int, int, str]] = []
+    again = embed_items(
+        model, "two_tower", tmp_path, workers=2, rows=150, report=lambda *s: done.append(s)
+    )
+    assert [(step, of) for step, of, _ in done] == [(1, 2), (2, 2)]
+    assert {start: again.path(start).stat().st_mtime_ns for start in (0, 300)} == before
+    assert np.allclose(again.whole(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        IndexConfig(),
+        IndexConfig(flat_below=10, recall_at=20, target_recall=0.9),
+        IndexConfig(flat_below=10, sq8_from=20, recall_at=20, target_recall=0.9),
+    ],
+    ids=["flat", "ivf", "ivf-sq8"],
+)
+def test_an_index_from_shards_is_the_one_that_one_process_builds(
+    config: IndexConfig, model: Path, tmp_path: Path
+) -> None:
+    shards = embed_items(model, "two_tower", tmp_path / "shards", workers=2, rows=150)
+    vectors = shards.whole()
+    alone = build_index(vectors, model_id=shards.info.model_id, config=config, queries=vectors[:64])
+    together = build_sharded_index(
+        shards, tmp_path / "lists", config=config, queries=vectors[:64], workers=2
+    )
+    assert together.info == alone.info  # its kind, probes and measured recall too
+    numbers, scores = together.search(vectors[:64], 20)
+    expected, expected_scores = alone.search(vectors[:64], 20)
+    assert (numbers == expected).all()
+    assert np.allclose(scores, expected_scores, atol=1e-6)
+    assert not (tmp_path / "lists").exists()
+
+
+# Tuning
+
+
+def space_of(folder: Path) -> SearchSpace:
+    folder.mkdir(exist_ok=True)
+    path = folder / "search.toml"
+    path.write_text(
+        "[space.two_tower]\ndim = {choice = [8, 16]}\n"
+        "[space.two_tower_fit]\nlearning_rate = {log_uniform = [1e-5, 1e-2]}\n"
+    )
+    objective = objective_of("two_tower")
+    return read_space(path, objective.tables, objective.space, TrainConfig.tiny())
+
+
+def test_a_search_ranks_its_trials_goes_on_and_gives_what_train_takes(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    space, out = space_of(tmp_path), tmp_path / "search"
+    seen: list[tuple[str, ...]] = []
+    config = SearchConfig(trials=3, concurrent=2)
+    log = search(
+        tiny_data,
+        out,
+        space,
+        config=config,
+        changed=lambda own: seen.append(tuple(t.state for t in own.trials)),
+    )
+    assert all(t.is_over and t.scores for t in log.trials)
+    assert any("running" in states for states in seen)
+    best = log.best()
+    assert best.best == max(max(t.scores) for t in log.trials)
+    kept = read_config(out / "best.toml")
+    assert kept.two_tower == space.config(best.values).two_tower
+    assert kept.two_tower_fit == space.config(best.values).two_tower_fit
+    first = TrialLog.read(out / "trials.json")
+    assert first == log
+    assert not (out / ".work").exists()
+    # Killed in the third trial: it was running, the others are kept as they are.
+    log.trials[2].state, log.trials[2].scores = "running", log.trials[2].scores[:1]
+    log.write(out / "trials.json")
+    again = search(tiny_data, out, space, config=replace(config, trials=4))
+    assert again.trials[:2] == first.trials[:2]
+    assert again.trials[2].scores[0] == first.trials[2].scores[0]
+    assert len(again.trials) == 4
+    assert all(t.is_over for t in again.trials)
+    with pytest.raises(FailedPrecondition, match="another search"):
+        search(tiny_data, out, space, config=replace(config, seed=1))
+
+
+def test_a_trial_that_cannot_be_trained_fails_alone(tiny_data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "search.toml"
+    path.write_text("[space.two_tower_fit]\nlearning_rate = {choice = [1e30]}\n")
+    objective = objective_of("two_tower")
+    space = read_space(path, objective.tables, objective.space, TrainConfig.tiny())
+    log = search(tiny_data, tmp_path / "search", space, config=SearchConfig(trials=2))
+    assert [t.state for t in log.trials] in (["done", "failed"], ["stopped", "failed"])
+    assert "finite" in log.trials[1].message
+    assert log.best().number == 0
+
+
+def test_shards_of_another_model_are_not_mixed_in(model: Path, tmp_path: Path) -> None:
+    shards = embed_items(model, "two_tower", tmp_path, workers=2, rows=250)
+    other = replace(shards.info, model_id="another")
+    assert len(Shards.begin(tmp_path, other).missing()) == 2

@@ -72,6 +72,7 @@ class TwoTower(ExactSearch):
         """How the training went; None before it and after `load`."""
         self._net: TwoTowerNet | None = None
         self._inputs: TwoTowerInputs | None = None
+        self._content: ItemContent | None = None
         self._encoder: QueryEncoder | None = None
         self._data_end = 0
 
@@ -239,13 +240,14 @@ class TwoTower(ExactSearch):
 
     def _serve(self, net: TwoTowerNet, content: ItemContent) -> None:
         net.eval()
-        self._net, self._items = net, None
+        self._net, self._content, self._items = net, content, None
         self._encoder = QueryEncoder(net, net.item_base(content))
 
     def _item_parts(self) -> Iterator[Float32s]:
-        content = ItemContent.of(self.inputs.items, self.device)
+        if self._content is None:
+            raise FailedPrecondition("a TwoTower must be fitted or loaded first; call fit")
         left = self.item_count
-        for part in self.net.item_chunks(content, CHUNK):
+        for part in self.net.item_chunks(self._content, CHUNK):
             with torch.inference_mode():
                 vectors = self.net.item_vectors(part[:left])  # the start row comes last
             left -= len(vectors)

@@ -25,12 +25,14 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "RAY_AIR_NEW_OUTPUT": "0",
         # Workers without a GPU do not hide the GPUs of the machine from others.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+        "RAY_TRAIN_METRICS_ENABLED": "0",
         # How soon the end, or the death, of a training worker is noticed, seconds.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     }
 )
 
+# A machine on its own is not taken away from under its processes: none need watch for it.
+_LOCAL: Mapping[str, str] = MappingProxyType({"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"})
 # Loggers that Ray gives a level of their own.
 _TALKATIVE = ("ray.data", "ray.train", "ray.tune")
 _OBJECT_STORE_BYTES = 200 << 20  # only results travel through it: data is read from files
@@ -54,7 +56,8 @@ def ray_session(
     """
     if cpus is not None and cpus < 1:
         raise InvalidArgument(f"cpus must be at least 1, got {cpus}")
-    with _environment(ENVIRONMENT), contextlib.ExitStack() as stack:
+    local = _LOCAL if address is None else {}
+    with _environment({**ENVIRONMENT, **local}), contextlib.ExitStack() as stack:
         import ray
 
         for name in uses:  # they set up their logs when they load

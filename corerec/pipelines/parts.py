@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,14 +12,14 @@ import numpy as np
 import polars as pl
 
 from corerec.data.dataset import Dataset
-from corerec.errors import ConfigError, DataError
+from corerec.errors import DataError
 from corerec.evaluation.cases import Cases
 from corerec.features import FeatureSchema, ItemFeatures, UserFeatures, UserIndex
 from corerec.pipelines.config import TrainConfig
 from corerec.pipelines.slices import Events, Slice
 from corerec.pipelines.tables import user_attributes
 from corerec.retrieval.popular import PopularList
-from corerec.stages import Float32s, Int64s, UserContext
+from corerec.stages import Int64s, UserContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,35 +57,6 @@ class Parts:
         events, known = self.events, self.events.before(stop)
         times = events.times[known] if events.has_times else None
         return PopularList.count(events.items[known], times, events.item_count)
-
-    def labels(self, cases: Cases, tasks: Sequence[str], until: Slice) -> Float32s | None:
-        """Return (C, T): whether each case's user has an event of each task's type with its item.
-
-        Events after slice `until` do not count. None for the one task "interaction", which every
-        case is.
-
-        Raises:
-            ConfigError: when the data has no event of a task's type.
-        """
-        if tuple(tasks) == ("interaction",):
-            return None
-        table, events = self.dataset.interactions, self.events
-        kinds = np.full(len(table), "", object)
-        if "event_type" in table.columns:
-            kinds = table["event_type"].cast(pl.String).fill_null("").to_numpy()
-        kinds, known = kinds[events.order], events.slices <= until
-        asked = cases.user_row * events.item_count + cases.right
-        keys = events.users * events.item_count + events.items
-        columns = []
-        for task in tasks:
-            own = known & (kinds == task) if task != "interaction" else known
-            if not own.any():
-                raise ConfigError(
-                    f"tasks must be types of event of the data, or interaction, got {task!r}; "
-                    f"types: {sorted(set(kinds.tolist()) - {''})}"
-                )
-            columns.append(np.isin(asked, keys[own]))
-        return np.stack(columns, axis=1).astype(np.float32)
 
     def dataset_before(self, stop: Slice) -> Dataset:
         """Return the data set with the interactions before a slice alone."""

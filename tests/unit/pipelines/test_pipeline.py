@@ -20,8 +20,6 @@ from corerec.engines.dcn import DcnConfig
 from corerec.errors import ConfigError, FailedPrecondition, InvalidArgument
 from corerec.pipelines import RecommendationPipeline
 from corerec.pipelines.config import TrainConfig
-from corerec.pipelines.parts import prepare
-from corerec.pipelines.slices import Slice
 from corerec.pipelines.train import read_metrics, train_release
 from corerec.release import Release
 from corerec.rerank import Block, RerankRules
@@ -360,14 +358,6 @@ def test_several_tasks_learn_from_the_types_of_events(tmp_path: Path) -> None:
     data = dataset_from_frames(
         pl.DataFrame(rows, schema=names, orient="row"), order="order", event_type="event_type"
     )
-    parts = prepare(data, BASE)
-    cases = parts.events.cases(Slice.VALIDATION)  # each user's event before the last: position 10
-    labels = parts.labels(cases, ("click", "like"), Slice.VALIDATION)
-    assert labels is not None
-    assert labels.tolist() == [[0.0, 1.0]] * len(cases)
-    assert parts.labels(cases, ("interaction",), Slice.VALIDATION) is None
-    with pytest.raises(ConfigError, match=r"got 'buy'; types: \['click', 'like'\]"):
-        parts.labels(cases, ("buy",), Slice.VALIDATION)
     pipeline = RecommendationPipeline(config=BASE).add_retriever(_tower())
     pipeline.set_ranker(DLRM(tasks=("click", "like"), objective="click + 2 * like"))
     assert len(pipeline.fit(data).recommend("u1", k=3)) == 3

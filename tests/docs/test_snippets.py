@@ -30,7 +30,12 @@ def _run(document: Path, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.timeout(620)
 @pytest.mark.parametrize("guide", GUIDES)
 def test_every_snippet_of_a_guide_runs(guide: str, tmp_path: Path) -> None:
-    done = _run(ROOT / guide, tmp_path)
+    try:
+        done = _run(ROOT / guide, tmp_path)
+    finally:
+        if (tmp_path / "state").exists():  # a block that failed may have left its server running
+            line = [sys.executable, "-m", "corerec.cli", "stop", "--state-dir", tmp_path / "state"]
+            subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 

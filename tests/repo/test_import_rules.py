@@ -58,7 +58,8 @@ def forbidden(path: Path) -> tuple[str, ...]:
             return (*NEVER, "ray", *MODELS, *others, "corerec.serving.ray_glue")
         if inner == "cli":
             return (*NEVER, "ray", *GRPC)
-        return (*NEVER, "ray", *GRPC, "corerec.serving", "corerec.client", "corerec.cli", *others)
+        above = ("corerec.serving", "corerec.distributed", "corerec.client", "corerec.cli")
+        return (*NEVER, "ray", *GRPC, *above, *others)
     ray = () if inner == "deployment.py" else ("ray",)
     return (*NEVER, *ray, *MODELS, "corerec.cli", *others)
 

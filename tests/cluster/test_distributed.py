@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,10 +22,11 @@ from corerec.distributed.parallel import RayParallel
 from corerec.distributed.session import ray_session
 from corerec.distributed.shards import Shards
 from corerec.distributed.train import WorkersConfig, fit_tower
+from corerec.distributed.tune.keeper import replay
 from corerec.distributed.tune.objectives import objective_of
 from corerec.distributed.tune.search import SearchConfig, search
 from corerec.distributed.tune.space import SearchSpace, read_space
-from corerec.distributed.tune.trials import TrialLog
+from corerec.distributed.tune.trials import Trial, TrialLog
 from corerec.engines.two_tower import TwoTower
 from corerec.errors import FailedPrecondition, InvalidArgument
 from corerec.pipelines.config import TrainConfig, read_config
@@ -242,6 +244,21 @@ def test_a_search_ranks_its_trials_goes_on_and_gives_what_train_takes(
     assert all(t.is_over for t in again.trials)
     with pytest.raises(FailedPrecondition, match="another search"):
         search(tiny_data, out, space, config=replace(config, seed=1))
+
+
+def test_a_resumed_search_knows_the_scores_of_earlier_trials() -> None:
+    from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+    log = TrialLog(model="two_tower", metric="recall", identity="", seed=0)
+    log.trials = [Trial(number=n, values={}, scores=[0.5 + n / 10], state="done") for n in range(3)]
+    log.trials.append(Trial(number=3, values={}, scores=[0.9]))  # not over: it will tell by itself
+    scheduler = ASHAScheduler(time_attr="epoch", max_t=9, grace_period=1, reduction_factor=3)
+    scheduler.set_search_properties("score", "max")
+    replay(scheduler, log)
+    for score, action in ((0.55, TrialScheduler.STOP), (0.75, TrialScheduler.CONTINUE)):
+        trial = SimpleNamespace(trial_id=str(score))
+        scheduler.on_trial_add(None, trial)
+        assert scheduler.on_trial_result(None, trial, {"epoch": 1, "score": score}) == action
 
 
 def test_a_trial_that_cannot_be_trained_fails_alone(tiny_data: Path, tmp_path: Path) -> None:

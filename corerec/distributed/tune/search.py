@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from corerec.config import build_config, write_toml
 from corerec.distributed.session import ray_session
+from corerec.distributed.tune.keeper import Keeper, callback, replay
 from corerec.distributed.tune.objectives import OBJECTIVES, Objective, objective_of
 from corerec.distributed.tune.space import SearchSpace, nested, value_at
 from corerec.distributed.tune.trials import Trial, TrialLog
@@ -90,7 +90,7 @@ def search(
     log = TrialLog.read(out / TRIALS_FILE) or fresh
     _check_same(log, fresh, out / TRIALS_FILE)
     log.extend(space.draws(config.trials, config.seed), out / TRIALS_FILE)
-    keeper = _Keeper(log, out / TRIALS_FILE, changed or (lambda _: None))
+    keeper = Keeper(log, out / TRIALS_FILE, changed or (lambda _: None))
     keeper.keep()
     waiting = [t for t in log.trials[: config.trials] if not t.is_over]
     if waiting:
@@ -113,7 +113,7 @@ def _run(
     space: SearchSpace,
     objective: Objective,
     config: SearchConfig,
-    keeper: _Keeper,
+    keeper: Keeper,
     waiting: list[Trial],
     address: str | None,
 ) -> None:
@@ -137,7 +137,7 @@ def _run(
             stop_last_trials=False,
         )
         scheduler.set_search_properties("score", "max")
-        _replay(scheduler, keeper.log)
+        replay(scheduler, keeper.log)
         tasks = [
             {
                 "number": trial.number,
@@ -157,7 +157,7 @@ def _run(
             run_config=tune.RunConfig(
                 name=f"run-{time.time_ns()}",
                 storage_path=str(work),
-                callbacks=[_callback(tune.Callback, keeper)],
+                callbacks=[callback(tune.Callback, keeper)],
                 failure_config=tune.FailureConfig(max_failures=1),
                 verbose=0,
             ),
@@ -182,81 +182,6 @@ def _trial(config: dict[str, Any], shared: Any = None) -> None:
     except CoreRecError as error:
         # A set of values that cannot be trained is an answer, and no reason to try it again.
         tune.report({"failed": str(error)})
-
-
-class _Keeper:
-    """Keeps the log on disk, and tells who watches."""
-
-    def __init__(self, log: TrialLog, path: Path, changed: Callable[[TrialLog], None]) -> None:
-        self.log, self.path, self.changed = log, path, changed
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Ray Tune stores its callbacks for a restore that is never asked for: the log restores.
-        return {}
-
-    def keep(self) -> None:
-        self.log.write(self.path)
-        self.changed(self.log)
-
-    def started(self, trial: Trial) -> None:
-        trial.state = "running"
-        self.keep()
-
-    def heard(self, trial: Trial, result: dict[str, Any]) -> None:
-        if "failed" in result:
-            trial.state, trial.message = "failed", str(result["failed"])
-        elif "ended" in result:
-            trial.state = "done"
-        elif "score" in result:
-            trial.heard(result["epoch"], result["score"])
-            trial.seconds = result["seconds"]
-        self.keep()
-
-    def left(self, trial: Trial) -> None:
-        if trial.state == "running":
-            trial.state = "stopped"
-        self.keep()
-
-    def broke(self, trial: Trial, message: str) -> None:
-        trial.state, trial.message = "failed", message
-        self.keep()
-
-
-def _callback(base: type[Any], keeper: _Keeper) -> Any:
-    """Return Ray Tune's callback that tells the keeper; `base` is known only inside a session."""
-
-    def own(trial: Any) -> Trial:
-        number: int = trial.config["task"]["number"]
-        return keeper.log.trials[number]
-
-    class Tell(base):  # type: ignore[misc]  # Ray has no types
-        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            keeper.started(own(trial))
-
-        def on_trial_result(
-            self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
-        ) -> None:
-            keeper.heard(own(trial), result)
-
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            keeper.left(own(trial))
-
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            lines = str(trial.get_error() or "the process died").strip().splitlines()
-            keeper.broke(own(trial), lines[-1][:500])
-
-    return Tell()
-
-
-def _replay(scheduler: Any, log: TrialLog) -> None:
-    """Tell the scheduler of trials that are over, so that a resumed search knows their scores."""
-    for trial in log.trials:
-        if not trial.is_over:
-            continue
-        known = SimpleNamespace(trial_id=f"earlier-{trial.number}")
-        scheduler.on_trial_add(None, known)
-        for epoch, score in enumerate(trial.scores, 1):
-            scheduler.on_trial_result(None, known, {"epoch": epoch, "score": score})
 
 
 def _check_same(log: TrialLog, fresh: TrialLog, path: Path) -> None:

@@ -37,7 +37,9 @@ class ItemTower(nn.Module):
             self.dense = linear(dense, config.dim, generator)
         if fused:
             widths = {ID: config.dim} | dict(zip(self.names, self.widths, strict=True))
-            self.fusion = MultiModalFusion(config.fusion, widths, config.dim, generator=generator)
+            self.fusion = MultiModalFusion(
+                config.fusion, widths, config.dim, generator=generator, base=ID
+            )
 
     def forward(self, rows: Tensor, content: ItemContent, noise: Generator | None) -> Tensor:
         """Return (R, D), not normalised, for rows (R,) in [0, N]; `noise` drops ids in training."""

@@ -51,11 +51,16 @@ class MultiModalFusion(nn.Module):
     `concat`, `gated` and `bilinear`, which have none, each contribution's share of the sum of
     their norms. Sources are named at each strategy in `corerec.multimodal.strategies`.
 
+    `base` names a modality as wide as the result that enters as it is, without a linear map: give
+    it where one modality is trained with the fusion, such as an id's embedding. `rank` is the
+    width of what `attention` and `bilinear` compute inside.
+
     An input that is there must be finite; checking it here would stall a GPU in every step, so
     that is left to where vectors enter (`corerec.data.vectors`).
 
     Raises:
-        ConfigError: for an unknown strategy, no modality, or a width, `dim` or `rank` below 1.
+        ConfigError: for an unknown strategy, no modality, a width, `dim` or `rank` below 1, or a
+            base that is not as wide as the result.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class MultiModalFusion(nn.Module):
         *,
         generator: Generator,
         rank: int = 32,
+        base: str = "",
     ) -> None:
         super().__init__()
         if strategy not in STRATEGIES:
@@ -75,10 +81,15 @@ class MultiModalFusion(nn.Module):
         for name, size in {**widths, "dim": dim, "rank": rank}.items():
             if size < 1:
                 raise ConfigError(f"{name} must be at least 1 wide, got {size}")
+        if base and widths.get(base) != dim:
+            raise ConfigError(
+                f"base must be a modality of width {dim}, got {base!r} of {widths.get(base)}"
+            )
         self.strategy: StrategyName = strategy
         self.widths = dict(widths)
         self.dim = dim
-        self.parts = _CLASSES[self.strategy](tuple(widths.values()), dim, rank, generator)
+        place = list(widths).index(base) if base else None
+        self.parts = _CLASSES[self.strategy](tuple(widths.values()), dim, rank, place, generator)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -19,13 +19,26 @@ Parts = tuple[Tensor, Tensor | None]
 """Contributions (R, M, D) and weights (R, M); None where a contribution's norm is its weight."""
 
 
-class Strategy(nn.Module):
-    """What the five share: one linear map a modality into the width of the result."""
+PACE = 0.1
+"""Factor behind every linear map of a modality: Adam steps as far with weights that all items
+share as for the embedding of one rare item, so that content would outrun ids and drown them."""
 
-    def __init__(self, widths: Sequence[int], dim: int, rank: int, generator: Generator) -> None:
+
+class Strategy(nn.Module):
+    """What the five share: one linear map a modality into the width of the result.
+
+    The base, where there is one, enters as it is.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], dim: int, rank: int, base: int | None, generator: Generator
+    ) -> None:
         super().__init__()
         self.widths, self.dim, self.rank = tuple(widths), dim, rank
-        self.project = nn.ModuleList(linear(width, dim, generator) for width in widths)
+        self.project = nn.ModuleList(
+            nn.Identity() if place == base else Projection(width, dim, generator)
+            for place, width in enumerate(widths)
+        )
 
     def projected(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return (R, M, D) from inputs (R, W) each."""
@@ -35,6 +48,19 @@ class Strategy(nn.Module):
     def forward(self, inputs: Sequence[Tensor], present: Tensor) -> Parts:
         """Return contributions and weights; present (R, M) bool."""
         raise NotImplementedError
+
+
+class Projection(nn.Module):
+    """A linear map of a modality into the width of the result, slowed by `PACE`."""
+
+    def __init__(self, width: int, dim: int, generator: Generator) -> None:
+        super().__init__()
+        self.map = linear(width, dim, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (R, D) from (R, W)."""
+        out: Tensor = self.map(x) * PACE
+        return out
 
 
 class Concat(Strategy):
@@ -57,8 +83,10 @@ class Weighted(Strategy):
     over layers. What differs: the softmax goes over the modalities that a row has.
     """
 
-    def __init__(self, widths: Sequence[int], dim: int, rank: int, generator: Generator) -> None:
-        super().__init__(widths, dim, rank, generator)
+    def __init__(
+        self, widths: Sequence[int], dim: int, rank: int, base: int | None, generator: Generator
+    ) -> None:
+        super().__init__(widths, dim, rank, base, generator)
         self.logits = nn.Parameter(torch.zeros(len(widths)))  # (M,)
         self.scale = nn.Parameter(torch.ones(()))
 
@@ -75,8 +103,10 @@ class Attention(Strategy):
     differs: the softmax goes over the modalities that a row has.
     """
 
-    def __init__(self, widths: Sequence[int], dim: int, rank: int, generator: Generator) -> None:
-        super().__init__(widths, dim, rank, generator)
+    def __init__(
+        self, widths: Sequence[int], dim: int, rank: int, base: int | None, generator: Generator
+    ) -> None:
+        super().__init__(widths, dim, rank, base, generator)
         self.inner = linear(dim, rank, generator)
         self.query = nn.Parameter(torch.randn(rank, generator=generator) / math.sqrt(rank))
         # A modality is known by its place too, so that weights differ before contents do.
@@ -98,8 +128,10 @@ class Gated(Strategy):
     contribution is left out.
     """
 
-    def __init__(self, widths: Sequence[int], dim: int, rank: int, generator: Generator) -> None:
-        super().__init__(widths, dim, rank, generator)
+    def __init__(
+        self, widths: Sequence[int], dim: int, rank: int, base: int | None, generator: Generator
+    ) -> None:
+        super().__init__(widths, dim, rank, base, generator)
         self.gate = linear(sum(widths), len(widths) * dim, generator)
 
     def forward(self, inputs: Sequence[Tensor], present: Tensor) -> Parts:
@@ -118,8 +150,10 @@ class Bilinear(Strategy):
     maps, without which a lone modality would be lost. A pair counts half for each of its two.
     """
 
-    def __init__(self, widths: Sequence[int], dim: int, rank: int, generator: Generator) -> None:
-        super().__init__(widths, dim, rank, generator)
+    def __init__(
+        self, widths: Sequence[int], dim: int, rank: int, base: int | None, generator: Generator
+    ) -> None:
+        super().__init__(widths, dim, rank, base, generator)
         self.factors = nn.ModuleList(linear(width, rank, generator) for width in widths)
         self.pairs = linear(rank, dim, generator, bias=False)
 

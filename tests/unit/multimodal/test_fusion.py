@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
+from corerec.engines.adam import RowAdam
 from corerec.errors import ConfigError, InvalidArgument
 from corerec.multimodal import STRATEGIES, MultiModalFusion
+from corerec.multimodal.strategies import PACE
 
 WIDTHS = {"text": 5, "image": 3, "audio": 4}
 DIM = 6
@@ -141,9 +143,9 @@ def test_each_strategy_is_its_formula_over_the_modalities_that_are_there(strateg
          for place, name in enumerate(names)]  # fmt: skip
     h = [parts.project[m](x[m]) for m in range(3)]
     if strategy == "concat":
-        joint = torch.cat([parts.project[m].weight for m in there], dim=1)
-        bias = sum(parts.project[m].bias for m in there)
-        expected = joint @ torch.cat([x[m] for m in there]) + bias
+        joint = torch.cat([parts.project[m].map.weight for m in there], dim=1)
+        bias = sum(parts.project[m].map.bias for m in there)
+        expected = PACE * (joint @ torch.cat([x[m] for m in there]) + bias)
     elif strategy == "weighted":
         share = _softmax([float(parts.logits.detach()[m]) for m in there])
         expected = parts.scale * sum(s * h[m] for s, m in zip(share, there, strict=True))
@@ -175,7 +177,7 @@ def test_bilinear_sums_the_products_of_every_pair() -> None:
 def test_shares_follow_the_size_of_the_contributions(strategy: str) -> None:
     model, inputs = fusion(strategy), rows(8)
     with torch.no_grad():
-        for parameter in (model.parts.project[1].weight, model.parts.project[1].bias):
+        for parameter in model.parts.project[1].parameters():
             parameter.zero_()
         if strategy == "bilinear":
             model.parts.factors[1].weight.zero_()
@@ -192,17 +194,34 @@ def test_fusion_learns_to_listen_to_the_modality_that_tells(strategy: str) -> No
         strategy, {"signal": 4, "noise": 4}, 4, generator=Generator().manual_seed(0), rank=4
     )
     x = {name: torch.randn(64, 4, generator=noise) for name in ("signal", "noise")}
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    optimizer = RowAdam(model.parameters())
     losses = []
-    for _ in range(150):
-        optimizer.zero_grad()
+    for _ in range(120):
+        optimizer.clear()
         loss = (model(x).vector - 0.5 * x["signal"]).square().mean()
         loss.backward()
-        optimizer.step()
+        optimizer.step(0.05, max_norm=5.0)
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.25 * losses[0]
     weights = model(x).weights.mean(0)
     assert weights[0] > weights[1]
+
+
+@every_strategy
+def test_the_base_enters_as_it_is(strategy: str) -> None:
+    make = Generator().manual_seed(0)
+    model = MultiModalFusion(strategy, {"id": 4, "text": 4}, 4, generator=make, base="id")
+    assert isinstance(model.parts.project[0], torch.nn.Identity)
+    own = 0.1 * torch.randn(3, 4, generator=make)
+    got = model({"id": own}).vector
+    if strategy == "gated":
+        assert torch.equal(got.sign(), own.sign())
+    else:
+        assert torch.equal(got, own)
+    with pytest.raises(ConfigError, match="base must be a modality of width 4, got 'id' of 3"):
+        MultiModalFusion(strategy, {"id": 3}, 4, generator=make, base="id")
+    with pytest.raises(ConfigError, match="base must be a modality of width 4, got 'it' of None"):
+        MultiModalFusion(strategy, {"id": 4}, 4, generator=make, base="it")
 
 
 def test_bad_arguments_are_refused_with_rule_and_value() -> None:

@@ -98,7 +98,8 @@ class _Trainer:
         self.sequences, self.fit, self.seed, self.worker = sequences, fit, seed, worker
         self.device = content.title.device
         self.model = TwoTowerNet(config, shape, Generator().manual_seed(seed)).to(self.device)
-        rows = _dense_rows(self.model) if self.device.type == "cuda" else []
+        is_dense = self.device.type == "cuda" or worker.count > 1
+        rows = _dense_rows(self.model) if is_dense else []
         self.loss = TwoTowerLoss(self.model, content, users, sequences, fit)
         self.call = worker.wrap(self.loss)
         self.optimizer = RowAdam(self.model.parameters(), weight_decay=fit.weight_decay, rows=rows)
@@ -241,7 +242,8 @@ def _dense_rows(model: nn.Module) -> list[nn.Parameter]:
     """Let embeddings have dense gradients, and return their weights.
 
     Joining the equal rows of a sparse gradient asks a GPU how many are left, and waits for it;
-    its memory is fast enough to look at every row instead.
+    its memory is fast enough to look at every row instead. Gloo cannot average sparse gradients
+    of which one worker's has no row at all, as where all of its users are unknown (pytorch#87497).
     """
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     for table in tables:

@@ -33,8 +33,8 @@ class Worker:
     def wrap(self, loss: nn.Module) -> nn.Module:
         """Return the module to call in its place: going backwards through it averages gradients.
 
-        Sparse gradients of embeddings are averaged as they are, sparse, over the rows that any
-        worker used. Source: Li et al., VLDB 2020 (PyTorch DDP).
+        Gradients must be dense: Gloo crashes where one worker's sparse gradient has no row at all
+        (pytorch#87497). Source: Li et al., VLDB 2020 (PyTorch DDP).
         """
         if self.count == 1:
             return loss

@@ -48,7 +48,7 @@ CONFIG = TwoTowerConfig(
     bias=True,
 )
 FIT = TwoTowerFitConfig(
-    epochs=30,
+    epochs=20,
     max_examples=10**9,
     batch_users=256,
     learning_rate=3e-3,

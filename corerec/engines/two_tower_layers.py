@@ -43,14 +43,14 @@ def linear(inputs: int, outputs: int, generator: Generator) -> nn.Linear:
     return layer
 
 
-def item_space(x: Tensor, bias: bool) -> Tensor:
-    """Return item vectors as they are scored: unit length, or with `bias` the last column apart.
+def item_space(x: Tensor, bias: float) -> Tensor:
+    """Return item vectors as they are scored: unit length, or the last column apart, times `bias`.
 
-    Shapes: x and result (..., D).
+    Shapes: x and result (..., D); 0 is no bias.
     """
     if not bias:
         return F.normalize(x, dim=-1)
-    return torch.cat([F.normalize(x[..., :-1], dim=-1), x[..., -1:]], dim=-1)
+    return torch.cat([F.normalize(x[..., :-1], dim=-1), x[..., -1:] * bias], dim=-1)
 
 
 def user_space(x: Tensor, bias: bool) -> Tensor:

@@ -47,4 +47,5 @@ class TwoTowerNet(nn.Module):
 
     def item_vectors(self, base: Tensor) -> Tensor:
         """Return the vectors that are scored by, (R, D), of item vectors before normalisation."""
-        return item_space(base, self.config.bias)
+        # The temperature divides the bias too: a step of Adam must not move it as many times more.
+        return item_space(base, self.config.temperature if self.config.bias else 0.0)

@@ -128,9 +128,12 @@ class HistoryBag(nn.Module):
         self.events = nn.LayerNorm(config.dim)
         self.value = nn.Linear(config.dim, config.dim, bias=False)
         with torch.no_grad():
-            # At first a user points where their items do, about one long: what is known of a user
-            # besides, which learns from that user's bag alone, must be able to turn it.
-            nn.init.eye_(self.value.weight).mul_(config.dim**-0.5)
+            # At first a user points where the items do. A bag is longer than what else is known of
+            # a user, which sees that user's bag alone and would learn it by heart; where there is
+            # only the start token it must not be.
+            nn.init.eye_(self.value.weight).mul_(
+                config.dim**-0.5 if config.history == "none" else 1.0
+            )
 
     def members(self, base: Tensor) -> Tensor:
         """Return (R, D): what each item adds to the mean."""

@@ -49,8 +49,8 @@ CONFIG = TwoTowerConfig(
     temperature=0.1, bias=True,
 )  # fmt: skip
 TRAINING = TwoTowerFitConfig(
-    epochs=12, max_examples=10**9, batch_users=512, learning_rate=0.01, full_softmax_below=10_000,
-    patience=4, precision="fp32",
+    epochs=10, max_examples=10**9, batch_users=512, learning_rate=0.01, batch_negatives=1024,
+    uniform_negatives=1024, patience=4, precision="fp32",
 )  # fmt: skip
 
 

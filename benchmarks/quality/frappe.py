@@ -65,7 +65,7 @@ MODELS: dict[str, Callable[[int], CtrModel[Any]]] = {
     "dcn": lambda seed: DCN(
         16,
         config=DcnConfig(
-            cross_layers=3, cross_rank=None, deep=(400, 400, 400), dropout=0.2, batch_norm=True
+            cross_layers=3, cross_rank=None, deep=(400, 400, 400), dropout=0.3, batch_norm=True
         ),
         training=TRAINING,
         seed=seed,

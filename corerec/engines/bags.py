@@ -26,6 +26,7 @@ class Bags:
     items: Int64s  # (E,)
     shown: NDArray[np.bool_]  # (E,) whether the query sees the event
     weight: float = 1.0  # of the mean over this worker's events, 1 where it has all of them
+    everyone: Int64s | None = None  # events of all workers, where there are several
 
 
 def draw_users(sequences: Sequences, limit: int, rng: np.random.Generator) -> Int64s:
@@ -61,6 +62,10 @@ def bags(
         own = batch[worker.rows(len(batch))]
         counts = sequences.offsets[own + 1] - sequences.offsets[own]
         events = int((sequences.offsets[batch + 1] - sequences.offsets[batch]).sum())
+        everyone = None
+        if worker.count > 1:
+            ends = zip(sequences.offsets[batch], sequences.offsets[batch + 1], strict=True)
+            everyone = np.concatenate([sequences.items[a:b] for a, b in ends]).astype(np.int64)
         row = np.repeat(np.arange(len(own)), counts)
         begin = np.cumsum(counts) - counts
         at = np.arange(len(row)) + np.repeat(sequences.offsets[own] - begin, counts)
@@ -72,4 +77,5 @@ def bags(
             items=sequences.items[at].astype(np.int64),
             shown=rng.random(len(row)) < share[row],
             weight=worker.weight(len(row), events),
+            everyone=everyone,
         )

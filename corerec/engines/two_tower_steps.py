@@ -40,6 +40,8 @@ class _Queries:
     targets: Int64s
     owner: Int64s
     weight: float
+    everyone: Int64s | None
+    """Positives of all workers, which negatives are drawn from; None where there is one."""
 
     @property
     def target_users(self) -> Int64s:
@@ -110,6 +112,7 @@ class Steps:
             targets=batch.targets.reshape(-1)[at],
             owner=np.empty(0, np.int64),
             weight=batch.weight,
+            everyone=batch.everyone,
         )
 
     def _of_bags(self, users: Int64s, rng: np.random.Generator) -> Iterator[_Queries]:
@@ -137,6 +140,7 @@ class Steps:
                 targets=drawn.items,
                 owner=drawn.row,
                 weight=drawn.weight,
+                everyone=drawn.everyone,
             )
 
     def _step(
@@ -148,9 +152,10 @@ class Steps:
         if self._known is not None:
             each, kept = self._each(queries, rng)
         elif not self.is_full:
-            drawn = rng.permutation(len(targets))[: self.fit.batch_negatives]
+            pool = targets if queries.everyone is None else queries.everyone
+            drawn = rng.permutation(len(pool))[: self.fit.batch_negatives]
             uniform = rng.integers(0, count, self.fit.uniform_negatives)
-            shared = np.concatenate([targets[drawn], uniform])
+            shared = np.concatenate([pool[drawn], uniform])
         chosen = self._hard(queries, rng, hard)
         parts = [queries.token_items, targets, shared, each.reshape(-1), chosen.reshape(-1)]
         if self.is_full:

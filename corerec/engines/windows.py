@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,7 @@ class Batch:
     times: Int64s  # (B, T) time of the target
     valid: np.ndarray[tuple[int, int], np.dtype[np.bool_]]  # (B, T)
     weight: float = 1.0  # of the mean over this worker's targets, 1 where it has all of them
+    everyone: Int64s | None = None  # targets of all workers, where there are several
 
 
 def cut(sequences: Sequences, length: int, limit: int, rng: np.random.Generator) -> Windows:
@@ -89,7 +90,13 @@ def batches(
         rows = order[begin : begin + size]
         own = rows[worker.rows(len(rows))]
         weight = worker.weight(int(windows.length[own].sum()), int(windows.length[rows].sum()))
-        yield _gather(sequences, windows, own, start_token, weight)
+        batch = _gather(sequences, windows, own, start_token, weight)
+        if worker.count > 1:
+            length = windows.length[rows]
+            begin = np.cumsum(length) - length
+            at = np.arange(int(length.sum())) + np.repeat(windows.first[rows] - begin, length)
+            batch = replace(batch, everyone=sequences.items[at])
+        yield batch
 
 
 def _gather(

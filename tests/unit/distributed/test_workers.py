@@ -51,6 +51,14 @@ def test_workers_share_batches_and_no_window_is_lost_or_seen_twice() -> None:
             for b in batches(sequences, windows, 16, 100, own, worker)
         ]
 
+    def everyone(worker: Worker) -> list[list[int]]:
+        own = np.random.default_rng(5)
+        windows = cut(sequences, 8, 10**9, own)
+        drawn = batches(sequences, windows, 16, 100, own, worker)
+        return [sorted(b.targets[b.valid] if b.everyone is None else b.everyone) for b in drawn]
+
+    # Negatives come from what all workers learn in the step, as a single one's do.
+    assert everyone(ALONE) == everyone(Worker(0, 2)) == everyone(Worker(1, 2))
     alone, first, second = drawn(ALONE), drawn(Worker(0, 2)), drawn(Worker(1, 2))
     assert len(alone) == len(first) == len(second)
     for whole, one, other in zip(alone, first, second, strict=True):

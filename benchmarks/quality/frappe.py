@@ -63,9 +63,9 @@ def _fields() -> tuple[np.ndarray, np.ndarray]:
 TRAINING = CtrFitConfig(epochs=12, batch_rows=2048, learning_rate=4e-3, embedding_l2=0.02)
 MODELS: dict[str, Callable[[int], CtrModel[Any]]] = {
     "dcn": lambda seed: DCN(
-        16,
+        32,
         config=DcnConfig(
-            cross_layers=3, cross_rank=None, deep=(400, 400, 400), dropout=0.3, batch_norm=True
+            cross_layers=3, cross_rank=None, deep=(400, 400, 400), dropout=0.2, batch_norm=True
         ),
         training=TRAINING,
         seed=seed,

@@ -57,13 +57,20 @@ CONFIGS = {
     "ml-1m": (
         BERT4RecConfig(hidden=128, max_len=100, dropout=0.1),
         BERT4RecFitConfig(
-            epochs=5, batch_sequences=16, learning_rate=2e-3, last_share=0.9, last_events=50
+            epochs=6, batch_sequences=16, learning_rate=2e-3, last_share=0.9, last_events=50
         ),
     ),
+    # A sample of 1,024 items costs a quarter of all 12,101 and taught as much in a first epoch.
     "amazon-beauty": (
         BERT4RecConfig(hidden=128, max_len=50, dropout=0.3, history="past"),
         BERT4RecFitConfig(
-            epochs=10, batch_sequences=64, learning_rate=3e-3, last_share=0.9, last_events=50
+            epochs=20,
+            batch_sequences=64,
+            learning_rate=3e-3,
+            last_share=0.95,
+            last_events=50,
+            negatives=1024,
+            full_softmax_below=10_000,
         ),
     ),
 }

@@ -87,7 +87,8 @@ def full_softmax(
     twice. Source: Klenitskiy and Vasilev, RecSys 2023, eq. 2 (cross-entropy over all items); with
     `owner` Liang et al., WWW 2018, eq. 2, each user weighing as many items as it has.
     """
-    logits = (user @ items.T).float() / temperature  # (Q, N); autocast makes the product in bf16
+    # Divided before the product, which has fewer numbers; autocast makes the product in bf16.
+    logits = (user / temperature @ items.T).float()  # (Q, N)
     if owner is None and hard is None:
         return F.cross_entropy(logits, targets)
     total = torch.logsumexp(logits, 1)  # (Q,)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gzip
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -63,11 +63,11 @@ def _fields() -> tuple[np.ndarray, np.ndarray]:
 TRAINING = CtrFitConfig(epochs=12, batch_rows=2048, learning_rate=4e-3, embedding_l2=0.02)
 MODELS: dict[str, Callable[[int], CtrModel[Any]]] = {
     "dcn": lambda seed: DCN(
-        32,
+        16,
         config=DcnConfig(
             cross_layers=3, cross_rank=None, deep=(400, 400, 400), dropout=0.2, batch_norm=True
         ),
-        training=TRAINING,
+        training=replace(TRAINING, epochs=14, embedding_l2=0.03),
         seed=seed,
     ),
     "dlrm": lambda seed: DLRM(

@@ -11,9 +11,14 @@ from corerec.engines.two_tower_config import TwoTowerConfig
 from corerec.engines.two_tower_layers import embedding, embeddings, linear
 from corerec.engines.two_tower_shape import ItemContent, TwoTowerShape
 from corerec.multimodal.fusion import MultiModalFusion
+from corerec.multimodal.neighbours import content_neighbours, neighbour_mean
 
 ID = "id"
 """Name of the modality of id, attributes and title; the others are named as their vector sets."""
+NEAR = " neighbours"
+"""Ends the name of the modality of a vector set's neighbours."""
+_NEAR_START = 0.3
+"""Share of its neighbours' ids that an item starts with."""
 
 
 class ItemTower(nn.Module):
@@ -27,6 +32,8 @@ class ItemTower(nn.Module):
         self.categorical = embeddings(shape.item_categorical, config.dim, generator)
         self.multi = embeddings(shape.item_multi, config.dim, generator)
         self.title = embedding(shape.title_buckets, config.dim, 0.01, generator, padding=True)
+        self.neighbours = config.neighbours
+        self._near: tuple[ItemContent, dict[str, Tensor]] | None = None
         self.dense: nn.Linear | None = None
         self.fusion: MultiModalFusion | None = None
         self.names = tuple(own.name for own in shape.item_vectors)
@@ -37,9 +44,13 @@ class ItemTower(nn.Module):
             self.dense = linear(dense, config.dim, generator)
         if fused:
             widths = {ID: config.dim} | dict(zip(self.names, self.widths, strict=True))
+            near = [name + NEAR for name in self.names if config.neighbours]
+            widths |= dict.fromkeys(near, config.dim)
             self.fusion = MultiModalFusion(
                 config.fusion, widths, config.dim, generator=generator, base=ID
             )
+            for name in near:
+                self.fusion.start_as_base(name, _NEAR_START)
 
     def forward(self, rows: Tensor, content: ItemContent, noise: Generator | None) -> Tensor:
         """Return (R, D), not normalised, for rows (R,) in [0, N]; `noise` drops ids in training."""
@@ -55,9 +66,23 @@ class ItemTower(nn.Module):
             return own
         vectors = content.vectors[real] * is_item  # (R, V)
         inputs = dict(zip(self.names, torch.split(vectors, self.widths, dim=1), strict=True))
+        for name, table in self._neighbours(content).items():
+            near = table[real]  # (R, n)
+            mean = neighbour_mean(self.id(near.clamp(min=0)), near)
+            inputs[name + NEAR] = mean * is_item
         present = {name: (part != 0).any(1) for name, part in inputs.items()}
         out: Tensor = self.fusion({ID: own, **inputs}, present).vector
         return out
+
+    def _neighbours(self, content: ItemContent) -> dict[str, Tensor]:
+        """Return (N, n) item numbers by vector set, found once for the same content."""
+        if not self.neighbours:
+            return {}
+        if self._near is None or self._near[0] is not content:
+            parts = torch.split(content.vectors, self.widths, dim=1)
+            tables = [content_neighbours(part, self.neighbours) for part in parts]
+            self._near = content, dict(zip(self.names, tables, strict=True))
+        return self._near[1]
 
     def _attributes(self, rows: Tensor, content: ItemContent) -> Tensor:
         words = content.title[rows]  # (R, W), padded with 0, whose embedding is zero

@@ -16,6 +16,7 @@ from corerec.multimodal.strategies import (
     Bilinear,
     Concat,
     Gated,
+    Projection,
     Strategy,
     Weighted,
 )
@@ -90,6 +91,17 @@ class MultiModalFusion(nn.Module):
         self.dim = dim
         place = list(widths).index(base) if base else None
         self.parts = _CLASSES[self.strategy](tuple(widths.values()), dim, rank, place, generator)
+
+    def start_as_base(self, name: str, share: float) -> None:
+        """Let a modality that lies in the base's space start as a share of what comes in.
+
+        Raises:
+            ConfigError: when it is not as wide as the result, or the base itself.
+        """
+        part = self.parts.project[self.names.index(name)] if name in self.widths else None
+        if not isinstance(part, Projection) or self.widths[name] != self.dim:
+            raise ConfigError(f"{name!r} must be a modality of width {self.dim} besides the base")
+        part.start_as(share)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -57,6 +57,11 @@ class Projection(nn.Module):
         super().__init__()
         self.map = linear(width, dim, generator)
 
+    def start_as(self, share: float) -> None:
+        """Start as `share` of what comes in; the two widths must be the same."""
+        with torch.no_grad():
+            nn.init.eye_(self.map.weight).mul_(share / PACE)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return (R, D) from (R, W)."""
         out: Tensor = self.map(x) * PACE

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gzip
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ MODELS: dict[str, Callable[[int], CtrModel[Any]]] = {
         config=DcnConfig(
             cross_layers=3, cross_rank=None, deep=(400, 400, 400), dropout=0.2, batch_norm=True
         ),
-        training=replace(TRAINING, epochs=14, embedding_l2=0.03),
+        training=TRAINING,
         seed=seed,
     ),
     "dlrm": lambda seed: DLRM(

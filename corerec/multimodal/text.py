@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,14 @@ class SentenceEncoder:
         _check_folder(self.path)
         library = import_extra("sentence_transformers", "text")
         try:
-            self._model: Any = library.SentenceTransformer(
-                str(self.path),
-                device=device,
-                local_files_only=True,
-                trust_remote_code=False,
-                model_kwargs={"use_safetensors": True},
-            )
+            with _without_bars():
+                self._model: Any = library.SentenceTransformer(
+                    str(self.path),
+                    device=device,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    model_kwargs={"use_safetensors": True},
+                )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise InvalidArgument(f"{self.path}: the model does not load: {reason}") from error
@@ -111,6 +113,19 @@ def _check_folder(path: Path) -> None:
             )
     if not any(path.rglob("*.safetensors")):
         raise InvalidArgument(f"{path}: a model folder must have weights in *.safetensors")
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep transformers from drawing a progress bar over the caller's output."""
+    logging = import_extra("transformers.utils.logging", "text")
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _fingerprint(path: Path) -> str:

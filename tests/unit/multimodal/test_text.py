@@ -54,7 +54,10 @@ def test_a_real_model_puts_like_meanings_near_without_the_network(minilm: Senten
 
 @pytest.mark.usefixtures("no_network")
 def test_a_plain_hugging_face_folder_gets_the_mean_over_its_tokens(
-    model_folder: Path, minilm: SentenceEncoder, tmp_path: Path
+    model_folder: Path,
+    minilm: SentenceEncoder,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     plain = tmp_path / "plain"
     plain.mkdir()
@@ -63,6 +66,7 @@ def test_a_plain_hugging_face_folder_gets_the_mean_over_its_tokens(
             (plain / file.name).symlink_to(file)
     (plain / "modules.json").unlink()
     encoder = SentenceEncoder(plain, device="cpu")
+    assert capfd.readouterr() == ("", "")
     texts = ["a bag for hiking", "tax law"]
     assert np.allclose(encoder.encode(texts), minilm.encode(texts), atol=1e-5)
     assert encoder.fingerprint != minilm.fingerprint

@@ -49,6 +49,8 @@ CONFIG = TwoTowerConfig(
     dim=64, history="mean", history_length=650, bag_dropout=0.5, id_dropout=0.1,
     temperature=0.2, bias=True, fusion="concat", neighbours=10,
 )  # fmt: skip
+ALONE: dict[str, Any] = {"fusion": "sum", "neighbours": 0, "id_dropout": 0.0}
+"""What ids alone have instead."""
 TRAINING = TwoTowerFitConfig(
     epochs=14, max_examples=10**9, batch_users=512, learning_rate=0.01, batch_negatives=1024,
     uniform_negatives=1024, patience=4, precision="fp32",
@@ -60,8 +62,7 @@ def run(tiktok: TikTok, strategy: str, seed: int) -> dict[str, Any]:
     reset_peak_memory()
     alone = strategy == IDS
     data = replace(tiktok.data, vectors={}) if alone else tiktok.data
-    changes = {"fusion": "sum", "neighbours": 0, "id_dropout": 0.0} if alone else {}
-    config = replace(CONFIG, **{"fusion": strategy, **changes})
+    config = replace(CONFIG, **(ALONE if alone else {"fusion": strategy}))
     model = TwoTower(config=config, training=TRAINING, seed=seed, device="cpu")
 
     def measure(model: TwoTower, relevant: Sequences, ks: tuple[int, ...]) -> dict[str, float]:
@@ -159,7 +160,11 @@ def report(found: list[dict[str, Any]], tiktok: TikTok, out: Path) -> None:
     best = max(fused, key=lambda name: table[name]["mean"]["validation recall@20"])
     alone = {one["seed"]: one["metrics"] for one in found if one["strategy"] == IDS}
     runs = [_seed_run(one, alone[one["seed"]]) for one in found if one["strategy"] == best]
-    config = {"strategy": best, "model": asdict(CONFIG), "training": asdict(TRAINING)}
+    config = {
+        "model": asdict(replace(CONFIG, fusion=best)),
+        "ids alone": asdict(replace(CONFIG, **ALONE)),
+        "training": asdict(TRAINING),
+    }
     path = write_report(BENCHMARK, runs, config, out)
     values = json.loads(path.read_text())
     values |= {"strategies": table, "popularity": popularity(tiktok)}

@@ -47,7 +47,7 @@ def rows(case: dict[str, Any], steps: int) -> tuple[np.ndarray, np.ndarray]:
     return codes.astype(np.int32), (rng.random(count) < 0.3).astype(np.float32)
 
 
-def corerec_side(case: dict[str, Any], steps: int) -> float:
+def corerec_side(case: dict[str, Any], steps: int, precision: Any = "float32") -> float:
     """Train one epoch of DCN and return the seconds after the first steps."""
     from corerec.engines import DCN
     from corerec.engines.ctr_config import CtrFitConfig
@@ -65,7 +65,9 @@ def corerec_side(case: dict[str, Any], steps: int) -> float:
             dropout=DROPOUT,
             batch_norm=True,
         ),
-        training=CtrFitConfig(epochs=1, batch_rows=case["batch"], learning_rate=RATE),
+        training=CtrFitConfig(
+            epochs=1, batch_rows=case["batch"], learning_rate=RATE, precision=precision
+        ),
     ).fit(
         CtrExamples.of(codes, labels, cardinalities=case["cardinalities"]),
         report=lambda *_: times.append(time.perf_counter()),

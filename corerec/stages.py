@@ -37,6 +37,9 @@ class Source(IntEnum):
     PINNED = 3
     BERT4REC = 4
     MATRIX_FACTORIZATION = 5
+    TRENDING = 6
+    FRESH = 7
+    ITEM_TO_ITEM = 8
 
 
 def _no_items() -> Int64s:
@@ -81,6 +84,25 @@ class Candidates:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Predicate:
+    """One condition on an attribute of an item; every part that is given must hold.
+
+    An item without the attribute meets `none_of` alone.
+    """
+
+    attribute: str
+    """Column name of the training data, or title, category, creator, born_micros."""
+    any_of: tuple[str, ...] = ()
+    """The item must have one of these values; of a list column, any of its values."""
+    none_of: tuple[str, ...] = ()
+    """The item must have none of these values."""
+    at_least: float | None = None
+    """Least number, included."""
+    at_most: float | None = None
+    """Greatest number, included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RetrieveEntry:
     """One user's retrieval."""
 
@@ -88,6 +110,10 @@ class RetrieveEntry:
     user: UserContext
     k: int
     exclude_seen: bool = True
+    where: tuple[Predicate, ...] = ()
+    """Conditions that every candidate meets, applied inside the search."""
+    explain: bool = False
+    """Also say which sources found each candidate, and with what score."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +123,54 @@ class RetrieveResult:
     candidates: Candidates
     coverage: float = 1.0
     timings: Mapping[str, int] = field(default_factory=dict)
+    found_by: Mapping[int, Float32s] = field(default_factory=dict)
+    """Value of Source -> (n,) that source's own score of each candidate, NaN where it did not find
+    it; only when explaining."""
+    position: int = 0
+    """Position of the catalogue that the answer has seen; the least of all shards."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchEntry:
+    """What a shard needs of one user's retrieval: queries and conditions, no user."""
+
+    request_id: str = ""
+    queries: Mapping[str, Float32s]
+    """Kind of a vector source -> query (D,), finite; a source that is not there is not asked."""
+    k: int
+    """Items wanted of each source."""
+    excluded: Int64s = field(default_factory=_no_items)
+    """(E,) item numbers that no source may find, in any order."""
+    history: Int64s = field(default_factory=_no_items)
+    """(H,) newest item numbers of the user, oldest first, for item-to-item."""
+    where: tuple[Predicate, ...] = ()
+    now: int = 0
+    """The moment to answer for, microseconds since 1970; 0 is where the release's data ends."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceList:
+    """What one source found in one shard, best first."""
+
+    kind: str
+    numbers: Int64s
+    """(n,) item numbers, each once."""
+    scores: Float32s
+    """(n,) the source's own scores, descending."""
+    totals: Float32s
+    """(n,) candidate scores: the weighted sum of all vector sources' dot products."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchResult:
+    """Every source's list over one shard's items; timings in microseconds by step name."""
+
+    lists: tuple[SourceList, ...]
+    """In the order of the sources' turns, the popular list last. A source that was late or could
+    not be asked is not there."""
+    timings: Mapping[str, int] = field(default_factory=dict)
+    position: int = 0
+    """Position of the catalogue that the shard has applied."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,8 +19,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "quality")]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "quality"))
 from report import ROOT, command, machine
 
 RESULT = ROOT / "benchmarks/results/training/bf16.json"

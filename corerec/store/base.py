@@ -15,11 +15,8 @@ from numpy.typing import NDArray
 
 from corerec.errors import InvalidArgument
 from corerec.release import Release
-
-MAX_ID_BYTES = 256
-"""Longest user or item id, bytes of UTF-8."""
-MAX_TAG_BYTES = 64
-"""Longest event type or event id, bytes of UTF-8."""
+from corerec.store.catalogue import Item, ItemChange
+from corerec.store.limits import MAX_ID_BYTES, MAX_TAG_BYTES, check_id, size_of
 
 Progress = Callable[[str, int, int], None]
 """Called while seeding with what is being loaded, how many rows are done, and of how many."""
@@ -93,6 +90,58 @@ class Store(Protocol):
         """
         ...
 
+    def upsert_items(self, items: Sequence[Item]) -> list[ItemChange]:
+        """Add items or replace them whole, durably, all or none; return their changes in order.
+
+        An id that the store has never had gets the next number, also after a deletion of others;
+        an id that it has had keeps its number, also when it was deleted.
+
+        Raises:
+            InvalidArgument: an item breaks a limit, or an id is there twice.
+        """
+        ...
+
+    def delete_items(self, ids: Sequence[str]) -> list[ItemChange]:
+        """Delete items durably, all or none; return the changes of those that were there.
+
+        Ids that the store does not have, or has deleted, change nothing.
+
+        Raises:
+            InvalidArgument: an id is malformed.
+        """
+        ...
+
+    def read_items(self, ids: Sequence[str]) -> list[ItemChange | None]:
+        """Return the newest change of each item, None for an id without one.
+
+        An item that a release brought and nobody changed since has none.
+        """
+        ...
+
+    def item_numbers(self, ids: Sequence[str]) -> list[int | None]:
+        """Return the number of each id that the store has ever had, None for others."""
+        ...
+
+    def changes(self, after: int, limit: int = 1000) -> list[ItemChange]:
+        """Return items that changed after a position, by position, each once: at its newest.
+
+        Cheap when there is nothing new. Reading on from the last position that was returned until
+        nothing comes gives every item's newest state.
+        """
+        ...
+
+    def position(self) -> int:
+        """Return the position of the newest change, 0 when there was none. Cheap."""
+        ...
+
+    def events_after(self, seq: int, limit: int = 10_000) -> tuple[int, NDArray[np.int64]]:
+        """Return the place in the event log up to which was read, and (E, 2) item numbers and times
+        in microseconds of at most `limit` events after place `seq`, in the order of their arrival.
+
+        Events that a release brought are not in the log.
+        """
+        ...
+
     def seed(self, release: Release, progress: Progress | None = None) -> bool:
         """Register the items of a release and load the users that the store does not have yet.
 
@@ -119,17 +168,11 @@ def check_event(event: Event) -> None:
     check_id(event.user_id, "user_id")
     check_id(event.item_id, "item_id")
     for name, text in (("event_type", event.event_type), ("event_id", event.event_id)):
-        if _size(text, name) > MAX_TAG_BYTES:
+        if size_of(text, name) > MAX_TAG_BYTES:
             raise InvalidArgument(f"{name} must be at most {MAX_TAG_BYTES} bytes, got {text!r}")
     for name, value in (("item_number", event.item_number), ("time_micros", event.time_micros)):
         if not 0 <= value < 2**63:
             raise InvalidArgument(f"{name} must be in [0, 2^63), got {value}")
-
-
-def check_id(text: str, name: str) -> None:
-    """Raise InvalidArgument unless an id has 1 to 256 bytes."""
-    if not 1 <= (size := _size(text, name)) <= MAX_ID_BYTES:
-        raise InvalidArgument(f"{name} must have 1 to {MAX_ID_BYTES} bytes, got {size}")
 
 
 def check_attributes(user_id: str, attributes: Mapping[str, str]) -> None:
@@ -137,16 +180,7 @@ def check_attributes(user_id: str, attributes: Mapping[str, str]) -> None:
     check_id(user_id, "user_id")
     for name, value in attributes.items():
         check_id(name, "attribute name")
-        if _size(value, f"attribute {name!r}") > MAX_ID_BYTES:
+        if size_of(value, f"attribute {name!r}") > MAX_ID_BYTES:
             raise InvalidArgument(
                 f"attribute {name!r} must be at most {MAX_ID_BYTES} bytes, got {value!r}"
             )
-
-
-def _size(text: object, name: str) -> int:
-    if not isinstance(text, str):
-        raise InvalidArgument(f"{name} must be text, got {text!r}")
-    try:
-        return len(text.encode())
-    except UnicodeEncodeError:
-        raise InvalidArgument(f"{name} must be valid Unicode, got {text!r}") from None

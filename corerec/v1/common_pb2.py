@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63orerec/v1/common.proto\x12\ncorerec.v1\"\x84\x02\n\x0bUserContext\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12;\n\nattributes\x18\x02 \x03(\x0b\x32\'.corerec.v1.UserContext.AttributesEntry\x12\x15\n\rhistory_count\x18\x03 \x01(\x05\x12\x1c\n\x14history_item_numbers\x18\x04 \x01(\x0c\x12\"\n\x1ahistory_event_times_micros\x18\x05 \x01(\x0c\x12\x1b\n\x13request_time_micros\x18\x06 \x01(\x03\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\nCandidates\x12\x12\n\nitem_count\x18\x01 \x01(\x05\x12\x14\n\x0citem_numbers\x18\x02 \x01(\x0c\x12\x0e\n\x06scores\x18\x03 \x01(\x0c\x12\x0f\n\x07sources\x18\x04 \x01(\x0c\",\n\x0b\x45ntryStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"2\n\nStepTiming\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0elatency_micros\x18\x02 \x01(\x03*\xd8\x01\n\x0f\x43\x61ndidateSource\x12 \n\x1c\x43\x41NDIDATE_SOURCE_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x43\x41NDIDATE_SOURCE_TWO_TOWER\x10\x01\x12\x1c\n\x18\x43\x41NDIDATE_SOURCE_POPULAR\x10\x02\x12\x1b\n\x17\x43\x41NDIDATE_SOURCE_PINNED\x10\x03\x12\x1d\n\x19\x43\x41NDIDATE_SOURCE_BERT4REC\x10\x04\x12)\n%CANDIDATE_SOURCE_MATRIX_FACTORIZATION\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63orerec/v1/common.proto\x12\ncorerec.v1\"\x84\x02\n\x0bUserContext\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12;\n\nattributes\x18\x02 \x03(\x0b\x32\'.corerec.v1.UserContext.AttributesEntry\x12\x15\n\rhistory_count\x18\x03 \x01(\x05\x12\x1c\n\x14history_item_numbers\x18\x04 \x01(\x0c\x12\"\n\x1ahistory_event_times_micros\x18\x05 \x01(\x0c\x12\x1b\n\x13request_time_micros\x18\x06 \x01(\x03\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\nCandidates\x12\x12\n\nitem_count\x18\x01 \x01(\x05\x12\x14\n\x0citem_numbers\x18\x02 \x01(\x0c\x12\x0e\n\x06scores\x18\x03 \x01(\x0c\x12\x0f\n\x07sources\x18\x04 \x01(\x0c\"\x85\x01\n\tPredicate\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0e\n\x06\x61ny_of\x18\x02 \x03(\t\x12\x0f\n\x07none_of\x18\x03 \x03(\t\x12\x15\n\x08\x61t_least\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07\x61t_most\x18\x05 \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_at_leastB\n\n\x08_at_most\",\n\x0b\x45ntryStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"2\n\nStepTiming\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0elatency_micros\x18\x02 \x01(\x03*\xb6\x02\n\x0f\x43\x61ndidateSource\x12 \n\x1c\x43\x41NDIDATE_SOURCE_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x43\x41NDIDATE_SOURCE_TWO_TOWER\x10\x01\x12\x1c\n\x18\x43\x41NDIDATE_SOURCE_POPULAR\x10\x02\x12\x1b\n\x17\x43\x41NDIDATE_SOURCE_PINNED\x10\x03\x12\x1d\n\x19\x43\x41NDIDATE_SOURCE_BERT4REC\x10\x04\x12)\n%CANDIDATE_SOURCE_MATRIX_FACTORIZATION\x10\x05\x12\x1d\n\x19\x43\x41NDIDATE_SOURCE_TRENDING\x10\x06\x12\x1a\n\x16\x43\x41NDIDATE_SOURCE_FRESH\x10\x07\x12!\n\x1d\x43\x41NDIDATE_SOURCE_ITEM_TO_ITEM\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,16 +33,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_USERCONTEXT_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_USERCONTEXT_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_CANDIDATESOURCE']._serialized_start=490
-  _globals['_CANDIDATESOURCE']._serialized_end=706
+  _globals['_CANDIDATESOURCE']._serialized_start=626
+  _globals['_CANDIDATESOURCE']._serialized_end=936
   _globals['_USERCONTEXT']._serialized_start=40
   _globals['_USERCONTEXT']._serialized_end=300
   _globals['_USERCONTEXT_ATTRIBUTESENTRY']._serialized_start=251
   _globals['_USERCONTEXT_ATTRIBUTESENTRY']._serialized_end=300
   _globals['_CANDIDATES']._serialized_start=302
   _globals['_CANDIDATES']._serialized_end=389
-  _globals['_ENTRYSTATUS']._serialized_start=391
-  _globals['_ENTRYSTATUS']._serialized_end=435
-  _globals['_STEPTIMING']._serialized_start=437
-  _globals['_STEPTIMING']._serialized_end=487
+  _globals['_PREDICATE']._serialized_start=392
+  _globals['_PREDICATE']._serialized_end=525
+  _globals['_ENTRYSTATUS']._serialized_start=527
+  _globals['_ENTRYSTATUS']._serialized_end=571
+  _globals['_STEPTIMING']._serialized_start=573
+  _globals['_STEPTIMING']._serialized_end=623
 # @@protoc_insertion_point(module_scope)

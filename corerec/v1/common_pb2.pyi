@@ -2,7 +2,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -15,12 +15,18 @@ class CandidateSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CANDIDATE_SOURCE_PINNED: _ClassVar[CandidateSource]
     CANDIDATE_SOURCE_BERT4REC: _ClassVar[CandidateSource]
     CANDIDATE_SOURCE_MATRIX_FACTORIZATION: _ClassVar[CandidateSource]
+    CANDIDATE_SOURCE_TRENDING: _ClassVar[CandidateSource]
+    CANDIDATE_SOURCE_FRESH: _ClassVar[CandidateSource]
+    CANDIDATE_SOURCE_ITEM_TO_ITEM: _ClassVar[CandidateSource]
 CANDIDATE_SOURCE_UNSPECIFIED: CandidateSource
 CANDIDATE_SOURCE_TWO_TOWER: CandidateSource
 CANDIDATE_SOURCE_POPULAR: CandidateSource
 CANDIDATE_SOURCE_PINNED: CandidateSource
 CANDIDATE_SOURCE_BERT4REC: CandidateSource
 CANDIDATE_SOURCE_MATRIX_FACTORIZATION: CandidateSource
+CANDIDATE_SOURCE_TRENDING: CandidateSource
+CANDIDATE_SOURCE_FRESH: CandidateSource
+CANDIDATE_SOURCE_ITEM_TO_ITEM: CandidateSource
 
 class UserContext(_message.Message):
     __slots__ = ("user_id", "attributes", "history_count", "history_item_numbers", "history_event_times_micros", "request_time_micros")
@@ -56,6 +62,20 @@ class Candidates(_message.Message):
     scores: bytes
     sources: bytes
     def __init__(self, item_count: _Optional[int] = ..., item_numbers: _Optional[bytes] = ..., scores: _Optional[bytes] = ..., sources: _Optional[bytes] = ...) -> None: ...
+
+class Predicate(_message.Message):
+    __slots__ = ("attribute", "any_of", "none_of", "at_least", "at_most")
+    ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
+    ANY_OF_FIELD_NUMBER: _ClassVar[int]
+    NONE_OF_FIELD_NUMBER: _ClassVar[int]
+    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    AT_MOST_FIELD_NUMBER: _ClassVar[int]
+    attribute: str
+    any_of: _containers.RepeatedScalarFieldContainer[str]
+    none_of: _containers.RepeatedScalarFieldContainer[str]
+    at_least: float
+    at_most: float
+    def __init__(self, attribute: _Optional[str] = ..., any_of: _Optional[_Iterable[str]] = ..., none_of: _Optional[_Iterable[str]] = ..., at_least: _Optional[float] = ..., at_most: _Optional[float] = ...) -> None: ...
 
 class EntryStatus(_message.Message):
     __slots__ = ("code", "message")

@@ -26,7 +26,7 @@ from corerec.v1 import common_pb2 as corerec_dot_v1_dot_common__pb2
 from corerec.v1 import rerank_pb2 as corerec_dot_v1_dot_rerank__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63orerec/v1/recommender.proto\x12\ncorerec.v1\x1a\x17\x63orerec/v1/common.proto\x1a\x17\x63orerec/v1/rerank.proto\"\xf7\x01\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12@\n\nattributes\x18\x03 \x03(\x0b\x32,.corerec.v1.RecommendRequest.AttributesEntry\x12\x17\n\x0frecent_item_ids\x18\x04 \x03(\t\x12\x14\n\x0cinclude_seen\x18\x05 \x01(\x08\x12\x1b\n\x13request_time_micros\x18\x06 \x01(\x03\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdd\x01\n\x11RecommendResponse\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.corerec.v1.RankedItem\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07release\x18\x03 \x01(\t\x12\'\n\x06stages\x18\x04 \x03(\x0b\x32\x17.corerec.v1.StageReport\x12\x10\n\x08\x63overage\x18\x05 \x01(\x02\x12)\n\x08\x64\x65graded\x18\x06 \x03(\x0b\x32\x17.corerec.v1.Degradation\x12\x16\n\x0elatency_micros\x18\x07 \x01(\x03\"\x86\x01\n\x0bStageReport\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x13\n\x0binput_count\x18\x02 \x01(\x05\x12\x14\n\x0coutput_count\x18\x03 \x01(\x05\x12\x16\n\x0elatency_micros\x18\x04 \x01(\x03\x12%\n\x05steps\x18\x05 \x03(\x0b\x32\x16.corerec.v1.StepTiming\"Y\n\x0b\x44\x65gradation\x12\r\n\x05stage\x18\x01 \x01(\t\x12-\n\x06reason\x18\x02 \x01(\x0e\x32\x1d.corerec.v1.DegradationReason\x12\x0c\n\x04note\x18\x03 \x01(\t\"S\n\x0e\x45xplainRequest\x12/\n\trecommend\x18\x01 \x01(\x0b\x32\x1c.corerec.v1.RecommendRequest\x12\x10\n\x08item_ids\x18\x02 \x03(\t\"\x94\x01\n\x0f\x45xplainResponse\x12\x30\n\trecommend\x18\x01 \x01(\x0b\x32\x1d.corerec.v1.RecommendResponse\x12%\n\x06traces\x18\x02 \x03(\x0b\x32\x15.corerec.v1.ItemTrace\x12(\n\x07history\x18\x03 \x03(\x0b\x32\x17.corerec.v1.HistoryItem\"\xbf\x02\n\tItemTrace\x12\x13\n\x0bitem_number\x18\x01 \x01(\x03\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12+\n\x06source\x18\x04 \x01(\x0e\x32\x1b.corerec.v1.CandidateSource\x12\x19\n\x11retrieve_position\x18\x05 \x01(\x05\x12\x16\n\x0eretrieve_score\x18\x06 \x01(\x02\x12\x15\n\rrank_position\x18\x07 \x01(\x05\x12\x12\n\nrank_score\x18\x08 \x01(\x02\x12\x16\n\x0e\x66inal_position\x18\t \x01(\x05\x12\x13\n\x0b\x66inal_score\x18\n \x01(\x02\x12#\n\x05moves\x18\x0b \x03(\x0b\x32\x14.corerec.v1.ItemMove\x12\x12\n\nremoved_by\x18\x0c \x01(\t\x12\x0c\n\x04note\x18\r \x01(\t\"H\n\x0bHistoryItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x19\n\x11\x65vent_time_micros\x18\x03 \x01(\x03\"8\n\x13RecordEventsRequest\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.corerec.v1.Event\"j\n\x05\x45vent\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x19\n\x11\x65vent_time_micros\x18\x03 \x01(\x03\x12\x12\n\nevent_type\x18\x04 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x05 \x01(\t\",\n\x14RecordEventsResponse\x12\x14\n\x0cstored_count\x18\x01 \x01(\x05*\x85\x02\n\x11\x44\x65gradationReason\x12\"\n\x1e\x44\x45GRADATION_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x44\x45GRADATION_REASON_TIMEOUT\x10\x01\x12\"\n\x1e\x44\x45GRADATION_REASON_UNAVAILABLE\x10\x02\x12!\n\x1d\x44\x45GRADATION_REASON_OVERLOADED\x10\x03\x12\x1c\n\x18\x44\x45GRADATION_REASON_ERROR\x10\x04\x12\'\n#DEGRADATION_REASON_RELEASE_MISMATCH\x10\x05\x12\x1e\n\x1a\x44\x45GRADATION_REASON_PARTIAL\x10\x06\x32\xf5\x01\n\x12RecommenderService\x12H\n\tRecommend\x12\x1c.corerec.v1.RecommendRequest\x1a\x1d.corerec.v1.RecommendResponse\x12\x42\n\x07\x45xplain\x12\x1a.corerec.v1.ExplainRequest\x1a\x1b.corerec.v1.ExplainResponse\x12Q\n\x0cRecordEvents\x12\x1f.corerec.v1.RecordEventsRequest\x1a .corerec.v1.RecordEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63orerec/v1/recommender.proto\x12\ncorerec.v1\x1a\x17\x63orerec/v1/common.proto\x1a\x17\x63orerec/v1/rerank.proto\"\x9d\x02\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12@\n\nattributes\x18\x03 \x03(\x0b\x32,.corerec.v1.RecommendRequest.AttributesEntry\x12\x17\n\x0frecent_item_ids\x18\x04 \x03(\t\x12\x14\n\x0cinclude_seen\x18\x05 \x01(\x08\x12\x1b\n\x13request_time_micros\x18\x06 \x01(\x03\x12$\n\x05where\x18\x07 \x03(\x0b\x32\x15.corerec.v1.Predicate\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdd\x01\n\x11RecommendResponse\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.corerec.v1.RankedItem\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07release\x18\x03 \x01(\t\x12\'\n\x06stages\x18\x04 \x03(\x0b\x32\x17.corerec.v1.StageReport\x12\x10\n\x08\x63overage\x18\x05 \x01(\x02\x12)\n\x08\x64\x65graded\x18\x06 \x03(\x0b\x32\x17.corerec.v1.Degradation\x12\x16\n\x0elatency_micros\x18\x07 \x01(\x03\"\x86\x01\n\x0bStageReport\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x13\n\x0binput_count\x18\x02 \x01(\x05\x12\x14\n\x0coutput_count\x18\x03 \x01(\x05\x12\x16\n\x0elatency_micros\x18\x04 \x01(\x03\x12%\n\x05steps\x18\x05 \x03(\x0b\x32\x16.corerec.v1.StepTiming\"Y\n\x0b\x44\x65gradation\x12\r\n\x05stage\x18\x01 \x01(\t\x12-\n\x06reason\x18\x02 \x01(\x0e\x32\x1d.corerec.v1.DegradationReason\x12\x0c\n\x04note\x18\x03 \x01(\t\"S\n\x0e\x45xplainRequest\x12/\n\trecommend\x18\x01 \x01(\x0b\x32\x1c.corerec.v1.RecommendRequest\x12\x10\n\x08item_ids\x18\x02 \x03(\t\"\x94\x01\n\x0f\x45xplainResponse\x12\x30\n\trecommend\x18\x01 \x01(\x0b\x32\x1d.corerec.v1.RecommendResponse\x12%\n\x06traces\x18\x02 \x03(\x0b\x32\x15.corerec.v1.ItemTrace\x12(\n\x07history\x18\x03 \x03(\x0b\x32\x17.corerec.v1.HistoryItem\"\xea\x02\n\tItemTrace\x12\x13\n\x0bitem_number\x18\x01 \x01(\x03\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12+\n\x06source\x18\x04 \x01(\x0e\x32\x1b.corerec.v1.CandidateSource\x12\x19\n\x11retrieve_position\x18\x05 \x01(\x05\x12\x16\n\x0eretrieve_score\x18\x06 \x01(\x02\x12\x15\n\rrank_position\x18\x07 \x01(\x05\x12\x12\n\nrank_score\x18\x08 \x01(\x02\x12\x16\n\x0e\x66inal_position\x18\t \x01(\x05\x12\x13\n\x0b\x66inal_score\x18\n \x01(\x02\x12#\n\x05moves\x18\x0b \x03(\x0b\x32\x14.corerec.v1.ItemMove\x12\x12\n\nremoved_by\x18\x0c \x01(\t\x12\x0c\n\x04note\x18\r \x01(\t\x12)\n\x08\x66ound_by\x18\x0e \x03(\x0b\x32\x17.corerec.v1.SourceScore\"I\n\x0bSourceScore\x12+\n\x06source\x18\x01 \x01(\x0e\x32\x1b.corerec.v1.CandidateSource\x12\r\n\x05score\x18\x02 \x01(\x02\"H\n\x0bHistoryItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x19\n\x11\x65vent_time_micros\x18\x03 \x01(\x03\"8\n\x13RecordEventsRequest\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.corerec.v1.Event\"j\n\x05\x45vent\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x19\n\x11\x65vent_time_micros\x18\x03 \x01(\x03\x12\x12\n\nevent_type\x18\x04 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x05 \x01(\t\",\n\x14RecordEventsResponse\x12\x14\n\x0cstored_count\x18\x01 \x01(\x05*\x85\x02\n\x11\x44\x65gradationReason\x12\"\n\x1e\x44\x45GRADATION_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x44\x45GRADATION_REASON_TIMEOUT\x10\x01\x12\"\n\x1e\x44\x45GRADATION_REASON_UNAVAILABLE\x10\x02\x12!\n\x1d\x44\x45GRADATION_REASON_OVERLOADED\x10\x03\x12\x1c\n\x18\x44\x45GRADATION_REASON_ERROR\x10\x04\x12\'\n#DEGRADATION_REASON_RELEASE_MISMATCH\x10\x05\x12\x1e\n\x1a\x44\x45GRADATION_REASON_PARTIAL\x10\x06\x32\xf5\x01\n\x12RecommenderService\x12H\n\tRecommend\x12\x1c.corerec.v1.RecommendRequest\x1a\x1d.corerec.v1.RecommendResponse\x12\x42\n\x07\x45xplain\x12\x1a.corerec.v1.ExplainRequest\x1a\x1b.corerec.v1.ExplainResponse\x12Q\n\x0cRecordEvents\x12\x1f.corerec.v1.RecordEventsRequest\x1a .corerec.v1.RecordEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,32 +35,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RECOMMENDREQUEST_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_RECOMMENDREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_DEGRADATIONREASON']._serialized_start=1641
-  _globals['_DEGRADATIONREASON']._serialized_end=1902
+  _globals['_DEGRADATIONREASON']._serialized_start=1797
+  _globals['_DEGRADATIONREASON']._serialized_end=2058
   _globals['_RECOMMENDREQUEST']._serialized_start=95
-  _globals['_RECOMMENDREQUEST']._serialized_end=342
-  _globals['_RECOMMENDREQUEST_ATTRIBUTESENTRY']._serialized_start=293
-  _globals['_RECOMMENDREQUEST_ATTRIBUTESENTRY']._serialized_end=342
-  _globals['_RECOMMENDRESPONSE']._serialized_start=345
-  _globals['_RECOMMENDRESPONSE']._serialized_end=566
-  _globals['_STAGEREPORT']._serialized_start=569
-  _globals['_STAGEREPORT']._serialized_end=703
-  _globals['_DEGRADATION']._serialized_start=705
-  _globals['_DEGRADATION']._serialized_end=794
-  _globals['_EXPLAINREQUEST']._serialized_start=796
-  _globals['_EXPLAINREQUEST']._serialized_end=879
-  _globals['_EXPLAINRESPONSE']._serialized_start=882
-  _globals['_EXPLAINRESPONSE']._serialized_end=1030
-  _globals['_ITEMTRACE']._serialized_start=1033
-  _globals['_ITEMTRACE']._serialized_end=1352
-  _globals['_HISTORYITEM']._serialized_start=1354
-  _globals['_HISTORYITEM']._serialized_end=1426
-  _globals['_RECORDEVENTSREQUEST']._serialized_start=1428
-  _globals['_RECORDEVENTSREQUEST']._serialized_end=1484
-  _globals['_EVENT']._serialized_start=1486
-  _globals['_EVENT']._serialized_end=1592
-  _globals['_RECORDEVENTSRESPONSE']._serialized_start=1594
-  _globals['_RECORDEVENTSRESPONSE']._serialized_end=1638
-  _globals['_RECOMMENDERSERVICE']._serialized_start=1905
-  _globals['_RECOMMENDERSERVICE']._serialized_end=2150
+  _globals['_RECOMMENDREQUEST']._serialized_end=380
+  _globals['_RECOMMENDREQUEST_ATTRIBUTESENTRY']._serialized_start=331
+  _globals['_RECOMMENDREQUEST_ATTRIBUTESENTRY']._serialized_end=380
+  _globals['_RECOMMENDRESPONSE']._serialized_start=383
+  _globals['_RECOMMENDRESPONSE']._serialized_end=604
+  _globals['_STAGEREPORT']._serialized_start=607
+  _globals['_STAGEREPORT']._serialized_end=741
+  _globals['_DEGRADATION']._serialized_start=743
+  _globals['_DEGRADATION']._serialized_end=832
+  _globals['_EXPLAINREQUEST']._serialized_start=834
+  _globals['_EXPLAINREQUEST']._serialized_end=917
+  _globals['_EXPLAINRESPONSE']._serialized_start=920
+  _globals['_EXPLAINRESPONSE']._serialized_end=1068
+  _globals['_ITEMTRACE']._serialized_start=1071
+  _globals['_ITEMTRACE']._serialized_end=1433
+  _globals['_SOURCESCORE']._serialized_start=1435
+  _globals['_SOURCESCORE']._serialized_end=1508
+  _globals['_HISTORYITEM']._serialized_start=1510
+  _globals['_HISTORYITEM']._serialized_end=1582
+  _globals['_RECORDEVENTSREQUEST']._serialized_start=1584
+  _globals['_RECORDEVENTSREQUEST']._serialized_end=1640
+  _globals['_EVENT']._serialized_start=1642
+  _globals['_EVENT']._serialized_end=1748
+  _globals['_RECORDEVENTSRESPONSE']._serialized_start=1750
+  _globals['_RECORDEVENTSRESPONSE']._serialized_end=1794
+  _globals['_RECOMMENDERSERVICE']._serialized_start=2061
+  _globals['_RECOMMENDERSERVICE']._serialized_end=2306
 # @@protoc_insertion_point(module_scope)

@@ -27,7 +27,7 @@ DEGRADATION_REASON_RELEASE_MISMATCH: DegradationReason
 DEGRADATION_REASON_PARTIAL: DegradationReason
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("user_id", "page_size", "attributes", "recent_item_ids", "include_seen", "request_time_micros")
+    __slots__ = ("user_id", "page_size", "attributes", "recent_item_ids", "include_seen", "request_time_micros", "where")
     class AttributesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -41,13 +41,15 @@ class RecommendRequest(_message.Message):
     RECENT_ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_SEEN_FIELD_NUMBER: _ClassVar[int]
     REQUEST_TIME_MICROS_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     page_size: int
     attributes: _containers.ScalarMap[str, str]
     recent_item_ids: _containers.RepeatedScalarFieldContainer[str]
     include_seen: bool
     request_time_micros: int
-    def __init__(self, user_id: _Optional[str] = ..., page_size: _Optional[int] = ..., attributes: _Optional[_Mapping[str, str]] = ..., recent_item_ids: _Optional[_Iterable[str]] = ..., include_seen: _Optional[bool] = ..., request_time_micros: _Optional[int] = ...) -> None: ...
+    where: _containers.RepeatedCompositeFieldContainer[_common_pb2.Predicate]
+    def __init__(self, user_id: _Optional[str] = ..., page_size: _Optional[int] = ..., attributes: _Optional[_Mapping[str, str]] = ..., recent_item_ids: _Optional[_Iterable[str]] = ..., include_seen: _Optional[bool] = ..., request_time_micros: _Optional[int] = ..., where: _Optional[_Iterable[_Union[_common_pb2.Predicate, _Mapping]]] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
     __slots__ = ("items", "request_id", "release", "stages", "coverage", "degraded", "latency_micros")
@@ -110,7 +112,7 @@ class ExplainResponse(_message.Message):
     def __init__(self, recommend: _Optional[_Union[RecommendResponse, _Mapping]] = ..., traces: _Optional[_Iterable[_Union[ItemTrace, _Mapping]]] = ..., history: _Optional[_Iterable[_Union[HistoryItem, _Mapping]]] = ...) -> None: ...
 
 class ItemTrace(_message.Message):
-    __slots__ = ("item_number", "item_id", "title", "source", "retrieve_position", "retrieve_score", "rank_position", "rank_score", "final_position", "final_score", "moves", "removed_by", "note")
+    __slots__ = ("item_number", "item_id", "title", "source", "retrieve_position", "retrieve_score", "rank_position", "rank_score", "final_position", "final_score", "moves", "removed_by", "note", "found_by")
     ITEM_NUMBER_FIELD_NUMBER: _ClassVar[int]
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
@@ -124,6 +126,7 @@ class ItemTrace(_message.Message):
     MOVES_FIELD_NUMBER: _ClassVar[int]
     REMOVED_BY_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
+    FOUND_BY_FIELD_NUMBER: _ClassVar[int]
     item_number: int
     item_id: str
     title: str
@@ -137,7 +140,16 @@ class ItemTrace(_message.Message):
     moves: _containers.RepeatedCompositeFieldContainer[_rerank_pb2.ItemMove]
     removed_by: str
     note: str
-    def __init__(self, item_number: _Optional[int] = ..., item_id: _Optional[str] = ..., title: _Optional[str] = ..., source: _Optional[_Union[_common_pb2.CandidateSource, str]] = ..., retrieve_position: _Optional[int] = ..., retrieve_score: _Optional[float] = ..., rank_position: _Optional[int] = ..., rank_score: _Optional[float] = ..., final_position: _Optional[int] = ..., final_score: _Optional[float] = ..., moves: _Optional[_Iterable[_Union[_rerank_pb2.ItemMove, _Mapping]]] = ..., removed_by: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
+    found_by: _containers.RepeatedCompositeFieldContainer[SourceScore]
+    def __init__(self, item_number: _Optional[int] = ..., item_id: _Optional[str] = ..., title: _Optional[str] = ..., source: _Optional[_Union[_common_pb2.CandidateSource, str]] = ..., retrieve_position: _Optional[int] = ..., retrieve_score: _Optional[float] = ..., rank_position: _Optional[int] = ..., rank_score: _Optional[float] = ..., final_position: _Optional[int] = ..., final_score: _Optional[float] = ..., moves: _Optional[_Iterable[_Union[_rerank_pb2.ItemMove, _Mapping]]] = ..., removed_by: _Optional[str] = ..., note: _Optional[str] = ..., found_by: _Optional[_Iterable[_Union[SourceScore, _Mapping]]] = ...) -> None: ...
+
+class SourceScore(_message.Message):
+    __slots__ = ("source", "score")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    source: _common_pb2.CandidateSource
+    score: float
+    def __init__(self, source: _Optional[_Union[_common_pb2.CandidateSource, str]] = ..., score: _Optional[float] = ...) -> None: ...
 
 class HistoryItem(_message.Message):
     __slots__ = ("item_id", "title", "event_time_micros")

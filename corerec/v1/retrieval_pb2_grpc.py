@@ -104,3 +104,84 @@ class RetrievalService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class SearchServiceStub:
+    """Searches one shard of the catalogue. Internal to retrieval.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Search = channel.unary_unary(
+                '/corerec.v1.SearchService/Search',
+                request_serializer=corerec_dot_v1_dot_retrieval__pb2.SearchRequest.SerializeToString,
+                response_deserializer=corerec_dot_v1_dot_retrieval__pb2.SearchResponse.FromString,
+                _registered_method=True)
+
+
+class SearchServiceServicer:
+    """Searches one shard of the catalogue. Internal to retrieval.
+    """
+
+    def Search(self, request, context):
+        """Searches the shard with every source's query.
+
+        The call fails as a whole with INVALID_ARGUMENT (no entries, or more than 256) and
+        FAILED_PRECONDITION (the release is not held). Otherwise it is OK and each entry has its own
+        status: INVALID_ARGUMENT (k, queries, conditions), RESOURCE_EXHAUSTED (queue full),
+        DEADLINE_EXCEEDED (its budget ran out before it was computed).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_SearchServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Search': grpc.unary_unary_rpc_method_handler(
+                    servicer.Search,
+                    request_deserializer=corerec_dot_v1_dot_retrieval__pb2.SearchRequest.FromString,
+                    response_serializer=corerec_dot_v1_dot_retrieval__pb2.SearchResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'corerec.v1.SearchService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('corerec.v1.SearchService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class SearchService:
+    """Searches one shard of the catalogue. Internal to retrieval.
+    """
+
+    @staticmethod
+    def Search(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corerec.v1.SearchService/Search',
+            corerec_dot_v1_dot_retrieval__pb2.SearchRequest.SerializeToString,
+            corerec_dot_v1_dot_retrieval__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

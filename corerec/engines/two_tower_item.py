@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Generator, Tensor, nn
 
@@ -11,7 +13,7 @@ from corerec.engines.two_tower_config import TwoTowerConfig
 from corerec.engines.two_tower_layers import embedding, embeddings, linear
 from corerec.engines.two_tower_shape import ItemContent, TwoTowerShape
 from corerec.multimodal.fusion import MultiModalFusion
-from corerec.multimodal.neighbours import content_neighbours, neighbour_mean
+from corerec.multimodal.neighbours import content_neighbours, nearest_among, neighbour_mean
 
 ID = "id"
 """Name of the modality of id, attributes and title; the others are named as their vector sets."""
@@ -61,14 +63,44 @@ class ItemTower(nn.Module):
             keep = torch.rand(len(rows), 1, generator=noise, device=rows.device) >= self.id_dropout
             ids = ids * (keep | ~is_item)
         real = rows.clamp(max=self.start - 1)
-        own: Tensor = ids + self._attributes(real, content) * is_item
+        near = {name: table[real] for name, table in self._neighbours(content).items()}
+        return self._joined(ids, real, content, near, is_item)
+
+    def described(self, rows: Tensor, content: ItemContent, among: ItemContent | None) -> Tensor:
+        """Return (R, D) of items that a table of content, row by row, describes as they are now.
+
+        An item without an id of its own, rows N, is its content alone. `among` is the content that
+        the model was trained with, for a tower with neighbours: they are sought there.
+
+        Shapes: rows (R,) in [0, N]; content R rows.
+        """
+        has_id = (rows != self.start)[:, None]
+        near: dict[str, Tensor] = {}
+        if self.neighbours and among is not None:
+            asked = torch.split(content.vectors, self.widths, dim=1)
+            known = torch.split(among.vectors, self.widths, dim=1)
+            for name, own, table in zip(self.names, asked, known, strict=True):
+                near[name] = nearest_among(own, table, self.neighbours, rows)
+        places = torch.arange(len(rows), device=rows.device)
+        everything = torch.ones_like(has_id)
+        return self._joined(self.id(rows) * has_id, places, content, near, everything)
+
+    def _joined(
+        self,
+        ids: Tensor,
+        places: Tensor,
+        content: ItemContent,
+        near: Mapping[str, Tensor],
+        is_item: Tensor,
+    ) -> Tensor:
+        """Return (R, D) of ids (R, D) and the content at places (R,), which only items have."""
+        own: Tensor = ids + self._attributes(places, content) * is_item
         if self.fusion is None:
             return own
-        vectors = content.vectors[real] * is_item  # (R, V)
+        vectors = content.vectors[places] * is_item  # (R, V)
         inputs = dict(zip(self.names, torch.split(vectors, self.widths, dim=1), strict=True))
-        for name, table in self._neighbours(content).items():
-            near = table[real]  # (R, n)
-            mean = neighbour_mean(self.id(near.clamp(min=0)), near)
+        for name, found in near.items():
+            mean = neighbour_mean(self.id(found.clamp(min=0)), found)
             inputs[name + NEAR] = mean * is_item
         present = {name: (part != 0).any(1) for name, part in inputs.items()}
         out: Tensor = self.fusion({ID: own, **inputs}, present).vector

@@ -12,9 +12,6 @@ _SCORES = 16_000_000
 """Cosines that are held at once: 64 MB."""
 
 
-# Not in inference mode, even where that is on: the result serves training too.
-@torch.inference_mode(False)
-@torch.no_grad()
 def content_neighbours(vectors: Tensor, count: int) -> Tensor:
     """Return (N, n) int64: the items of highest cosine to each, best first, -1 where there is none.
 
@@ -24,17 +21,31 @@ def content_neighbours(vectors: Tensor, count: int) -> Tensor:
     Shapes: vectors (N, W), finite. Source: the item-item graphs of Zhang et al., MM 2021 (LATTICE),
     eq. 1-2.
     """
+    own = torch.arange(len(vectors), device=vectors.device)
+    return nearest_among(vectors, vectors, count, own)
+
+
+# Not in inference mode, even where that is on: the result serves training too.
+@torch.inference_mode(False)
+@torch.no_grad()
+def nearest_among(asked: Tensor, vectors: Tensor, count: int, own: Tensor) -> Tensor:
+    """Return (R, n) int64: the items of highest cosine to each asked vector, as above.
+
+    Shapes: asked (R, W), finite; vectors (N, W); own (R,), the item that an asked one is itself,
+    which is not its neighbour; N where it is none.
+    """
     unit, there = F.normalize(vectors.float(), dim=1), (vectors != 0).any(1)
+    asking, has = F.normalize(asked.float(), dim=1), (asked != 0).any(1)
     places = torch.arange(len(unit), device=unit.device)
-    found = torch.full((len(unit), count), -1, dtype=torch.int64, device=unit.device)
+    found = torch.full((len(asked), count), -1, dtype=torch.int64, device=unit.device)
     most = min(count, len(unit))
     step = max(1, _SCORES // max(1, len(unit)))
-    for start in range(0, len(unit), step):
+    for start in range(0, len(asked), step):
         part = slice(start, start + step)
-        cosines = unit[part] @ unit.T
-        cosines.masked_fill_(~there | (places[part, None] == places), -torch.inf)
+        cosines = asking[part] @ unit.T
+        cosines.masked_fill_(~there | (places == own[part, None]), -torch.inf)
         best, near = cosines.topk(most, dim=1)
-        near.masked_fill_(~best.isfinite() | ~there[part, None], -1)
+        near.masked_fill_(~best.isfinite() | ~has[part, None], -1)
         found[part, :most] = near
     return found
 

@@ -1,4 +1,4 @@
-"""What differs between the three stage RPCs, in one table: messages, conversions and names."""
+"""What differs between the stage RPCs, in one table: messages, conversions and names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from corerec.serving import wire
+from corerec.serving.wire import ranking, rerank, retrieval, search
 from corerec.stages import (
     RankEntry,
     RankResult,
@@ -14,6 +14,8 @@ from corerec.stages import (
     RerankResult,
     RetrieveEntry,
     RetrieveResult,
+    SearchEntry,
+    SearchResult,
 )
 from corerec.v1 import ranking_pb2, rerank_pb2, retrieval_pb2
 
@@ -56,10 +58,22 @@ RETRIEVE: StageContract[RetrieveEntry, RetrieveResult] = StageContract(
     request=retrieval_pb2.RetrieveRequest,
     response=retrieval_pb2.RetrieveResponse,
     result=retrieval_pb2.RetrieveResult,
-    entry_to_proto=wire.retrieve_entry_to_proto,
-    entry_from_proto=wire.retrieve_entry_from_proto,
-    result_to_proto=wire.retrieve_result_to_proto,
-    result_from_proto=wire.retrieve_result_from_proto,
+    entry_to_proto=retrieval.retrieve_entry_to_proto,
+    entry_from_proto=retrieval.retrieve_entry_from_proto,
+    result_to_proto=retrieval.retrieve_result_to_proto,
+    result_from_proto=retrieval.retrieve_result_from_proto,
+)
+SEARCH: StageContract[SearchEntry, SearchResult] = StageContract(
+    stage="search",
+    service="corerec.v1.SearchService",
+    method="Search",
+    request=retrieval_pb2.SearchRequest,
+    response=retrieval_pb2.SearchResponse,
+    result=retrieval_pb2.SearchResult,
+    entry_to_proto=search.search_entry_to_proto,
+    entry_from_proto=search.search_entry_from_proto,
+    result_to_proto=search.search_result_to_proto,
+    result_from_proto=search.search_result_from_proto,
 )
 RANK: StageContract[RankEntry, RankResult] = StageContract(
     stage="rank",
@@ -68,10 +82,10 @@ RANK: StageContract[RankEntry, RankResult] = StageContract(
     request=ranking_pb2.RankRequest,
     response=ranking_pb2.RankResponse,
     result=ranking_pb2.RankResult,
-    entry_to_proto=wire.rank_entry_to_proto,
-    entry_from_proto=wire.rank_entry_from_proto,
-    result_to_proto=wire.rank_result_to_proto,
-    result_from_proto=wire.rank_result_from_proto,
+    entry_to_proto=ranking.rank_entry_to_proto,
+    entry_from_proto=ranking.rank_entry_from_proto,
+    result_to_proto=ranking.rank_result_to_proto,
+    result_from_proto=ranking.rank_result_from_proto,
 )
 RERANK: StageContract[RerankEntry, RerankResult] = StageContract(
     stage="rerank",
@@ -80,8 +94,8 @@ RERANK: StageContract[RerankEntry, RerankResult] = StageContract(
     request=rerank_pb2.RerankRequest,
     response=rerank_pb2.RerankResponse,
     result=rerank_pb2.RerankResult,
-    entry_to_proto=wire.rerank_entry_to_proto,
-    entry_from_proto=wire.rerank_entry_from_proto,
-    result_to_proto=wire.rerank_result_to_proto,
-    result_from_proto=wire.rerank_result_from_proto,
+    entry_to_proto=rerank.rerank_entry_to_proto,
+    entry_from_proto=rerank.rerank_entry_from_proto,
+    result_to_proto=rerank.rerank_result_to_proto,
+    result_from_proto=rerank.rerank_result_from_proto,
 )

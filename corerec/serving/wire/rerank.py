@@ -1,0 +1,115 @@
+"""RerankService's messages: a ranked list in, the final one out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from corerec.errors import InvalidArgument
+from corerec.serving.wire.common import (
+    candidates_from_proto,
+    candidates_to_proto,
+    timings_from_proto,
+    timings_to_proto,
+)
+from corerec.stages import Move, RankedItem, RemovedItem, RerankEntry, RerankResult
+from corerec.v1 import rerank_pb2
+
+
+def rerank_entry_to_proto(entry: RerankEntry, budget_micros: int) -> rerank_pb2.RerankEntry:
+    """Return the message."""
+    return rerank_pb2.RerankEntry(
+        request_id=entry.request_id,
+        budget_micros=budget_micros,
+        candidates=candidates_to_proto(entry.candidates),
+        k=entry.k,
+        request_time_micros=entry.now,
+        explain=entry.explain,
+    )
+
+
+def rerank_entry_from_proto(message: rerank_pb2.RerankEntry) -> RerankEntry:
+    """Return the entry. Raises InvalidArgument on bad columns."""
+    if message.request_time_micros < 0:
+        raise InvalidArgument(
+            f"request_time_micros must be >= 0, got {message.request_time_micros}"
+        )
+    return RerankEntry(
+        request_id=message.request_id,
+        candidates=candidates_from_proto(message.candidates),
+        k=message.k,
+        now=message.request_time_micros,
+        explain=message.explain,
+    )
+
+
+def rerank_result_to_proto(
+    result: RerankResult, timings: Mapping[str, int]
+) -> rerank_pb2.RerankResult:
+    """Return the message with status OK."""
+    return rerank_pb2.RerankResult(
+        items=[item_to_proto(item) for item in result.items],
+        removed=[
+            rerank_pb2.RemovedItem(item_number=r.number, rule=r.rule, note=r.note)
+            for r in result.removed
+        ],
+        timings=timings_to_proto(timings),
+    )
+
+
+def rerank_result_from_proto(message: rerank_pb2.RerankResult) -> RerankResult:
+    """Return the result. Raises InvalidArgument for an item given twice or a bad score."""
+    items = [item_from_proto(item) for item in message.items]
+    if len({item.number for item in items}) != len(items):
+        raise InvalidArgument("items must differ, got one twice")
+    if not all(np.isfinite(item.score) for item in items):
+        raise InvalidArgument("scores must be finite, got NaN or infinity")
+    return RerankResult(
+        items=items,
+        removed=[
+            RemovedItem(number=r.item_number, rule=r.rule, note=r.note) for r in message.removed
+        ],
+        timings=timings_from_proto(message.timings),
+    )
+
+
+def moves_to_proto(moves: Iterable[Move]) -> list[rerank_pb2.ItemMove]:
+    """Return one message per move."""
+    return [
+        rerank_pb2.ItemMove(rule=m.rule, score_change=m.score_change, note=m.note) for m in moves
+    ]
+
+
+def item_to_proto(item: RankedItem) -> rerank_pb2.RankedItem:
+    """Return the message."""
+    return rerank_pb2.RankedItem(
+        item_number=item.number,
+        item_id=item.item_id,
+        title=item.title,
+        category=item.category,
+        creator=item.creator,
+        score=item.score,
+        rank_score=item.rank_score,
+        source=item.source,  # type: ignore[arg-type]  # an int on the wire
+        rank_position=item.rank_position,
+        moves=moves_to_proto(item.moves),
+    )
+
+
+def item_from_proto(message: rerank_pb2.RankedItem) -> RankedItem:
+    """Return the item."""
+    return RankedItem(
+        number=message.item_number,
+        item_id=message.item_id,
+        title=message.title,
+        category=message.category,
+        creator=message.creator,
+        score=message.score,
+        rank_score=message.rank_score,
+        source=message.source,
+        rank_position=message.rank_position,
+        moves=tuple(
+            Move(rule=m.rule, score_change=m.score_change, note=m.note) for m in message.moves
+        ),
+    )

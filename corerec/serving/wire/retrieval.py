@@ -1,0 +1,91 @@
+"""RetrievalService's messages: users in, candidates out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from corerec.errors import InvalidArgument
+from corerec.serving.wire.common import (
+    FLOAT32,
+    candidates_from_proto,
+    candidates_to_proto,
+    column,
+    predicates_from_proto,
+    predicates_to_proto,
+    timings_from_proto,
+    timings_to_proto,
+    user_from_proto,
+    user_to_proto,
+)
+from corerec.stages import RetrieveEntry, RetrieveResult
+from corerec.v1 import retrieval_pb2
+
+
+def retrieve_entry_to_proto(
+    entry: RetrieveEntry, budget_micros: int
+) -> retrieval_pb2.RetrieveEntry:
+    """Return the message."""
+    return retrieval_pb2.RetrieveEntry(
+        request_id=entry.request_id,
+        budget_micros=budget_micros,
+        user=user_to_proto(entry.user),
+        k=entry.k,
+        exclude_seen=entry.exclude_seen,
+        where=predicates_to_proto(entry.where),
+        explain=entry.explain,
+    )
+
+
+def retrieve_entry_from_proto(message: retrieval_pb2.RetrieveEntry) -> RetrieveEntry:
+    """Return the entry. Raises InvalidArgument on bad columns."""
+    return RetrieveEntry(
+        request_id=message.request_id,
+        user=user_from_proto(message.user),
+        k=message.k,
+        exclude_seen=message.exclude_seen,
+        where=predicates_from_proto(message.where),
+        explain=message.explain,
+    )
+
+
+def retrieve_result_to_proto(
+    result: RetrieveResult, timings: Mapping[str, int]
+) -> retrieval_pb2.RetrieveResult:
+    """Return the message with status OK."""
+    return retrieval_pb2.RetrieveResult(
+        candidates=candidates_to_proto(result.candidates),
+        coverage=result.coverage,
+        timings=timings_to_proto(timings),
+        found_by=[
+            retrieval_pb2.FoundBy(
+                source=source,  # type: ignore[arg-type]  # an int on the wire
+                scores=scores.astype(FLOAT32, copy=False).tobytes(),
+            )
+            for source, scores in result.found_by.items()
+        ],
+        catalogue_position=result.position,
+    )
+
+
+def retrieve_result_from_proto(message: retrieval_pb2.RetrieveResult) -> RetrieveResult:
+    """Return the result. Raises InvalidArgument on bad columns."""
+    if not 0.0 <= message.coverage <= 1.0:
+        raise InvalidArgument(f"coverage must be in [0, 1], got {message.coverage}")
+    if message.catalogue_position < 0:
+        raise InvalidArgument(f"catalogue_position must be >= 0, got {message.catalogue_position}")
+    candidates = candidates_from_proto(message.candidates)
+    found_by = {
+        int(own.source): column("found_by.scores", own.scores, FLOAT32, len(candidates))
+        for own in message.found_by
+    }
+    if any(np.isinf(scores).any() for scores in found_by.values()):
+        raise InvalidArgument("found_by.scores must be finite or NaN, got infinity")
+    return RetrieveResult(
+        candidates=candidates,
+        coverage=message.coverage,
+        timings=timings_from_proto(message.timings),
+        found_by=found_by,
+        position=message.catalogue_position,
+    )

@@ -1,0 +1,144 @@
+"""SearchService's messages: queries in, every source's list out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from corerec.errors import InvalidArgument
+from corerec.serving.wire.common import (
+    FLOAT32,
+    INT64,
+    column,
+    predicates_from_proto,
+    predicates_to_proto,
+    timings_from_proto,
+    timings_to_proto,
+)
+from corerec.stages import (
+    MAX_HISTORY,
+    MAX_K,
+    Float32s,
+    Int64s,
+    SearchEntry,
+    SearchResult,
+    SourceList,
+)
+from corerec.v1 import retrieval_pb2
+
+
+def search_entry_to_proto(entry: SearchEntry, budget_micros: int) -> retrieval_pb2.SearchEntry:
+    """Return the message."""
+    return retrieval_pb2.SearchEntry(
+        request_id=entry.request_id,
+        budget_micros=budget_micros,
+        queries=[
+            retrieval_pb2.Query(kind=kind, vector=vector.astype(FLOAT32, copy=False).tobytes())
+            for kind, vector in entry.queries.items()
+        ],
+        k=entry.k,
+        excluded_item_numbers=entry.excluded.astype(INT64, copy=False).tobytes(),
+        history_item_numbers=entry.history.astype(INT64, copy=False).tobytes(),
+        where=predicates_to_proto(entry.where),
+        request_time_micros=entry.now,
+    )
+
+
+def search_entry_from_proto(message: retrieval_pb2.SearchEntry) -> SearchEntry:
+    """Return the entry.
+
+    Raises:
+        InvalidArgument: a column does not fit, a query is not finite or there twice, a condition or
+            a moment breaks a rule.
+    """
+    if message.request_time_micros < 0:
+        raise InvalidArgument(
+            f"request_time_micros must be >= 0, got {message.request_time_micros}"
+        )
+    queries = {q.kind: _query(q) for q in message.queries}
+    if len(queries) != len(message.queries):
+        raise InvalidArgument(
+            f"queries must differ in kind, got {[q.kind for q in message.queries]}"
+        )
+    return SearchEntry(
+        request_id=message.request_id,
+        queries=queries,
+        k=message.k,
+        excluded=_numbers("excluded_item_numbers", message.excluded_item_numbers),
+        history=_numbers("history_item_numbers", message.history_item_numbers),
+        where=predicates_from_proto(message.where),
+        now=message.request_time_micros,
+    )
+
+
+def _query(message: retrieval_pb2.Query) -> Float32s:
+    width, rest = divmod(len(message.vector), FLOAT32.itemsize)
+    if rest:
+        raise InvalidArgument(
+            f"query of {message.kind!r} must be float32, got {len(message.vector)} bytes"
+        )
+    vector: Float32s = column("vector", message.vector, FLOAT32, width)
+    if not np.isfinite(vector).all():
+        raise InvalidArgument(f"query of {message.kind!r} must be finite, got NaN or infinity")
+    return vector
+
+
+def _numbers(name: str, raw: bytes) -> Int64s:
+    count, rest = divmod(len(raw), INT64.itemsize)
+    if rest or count > MAX_HISTORY:
+        raise InvalidArgument(
+            f"{name} must be int64, at most {MAX_HISTORY} of them, got {len(raw)} bytes"
+        )
+    return column(name, raw, INT64, count)
+
+
+def search_result_to_proto(
+    result: SearchResult, timings: Mapping[str, int]
+) -> retrieval_pb2.SearchResult:
+    """Return the message with status OK."""
+    return retrieval_pb2.SearchResult(
+        lists=[
+            retrieval_pb2.SourceList(
+                kind=own.kind,
+                item_count=len(own.numbers),
+                item_numbers=own.numbers.astype(INT64, copy=False).tobytes(),
+                scores=own.scores.astype(FLOAT32, copy=False).tobytes(),
+                totals=own.totals.astype(FLOAT32, copy=False).tobytes(),
+            )
+            for own in result.lists
+        ],
+        timings=timings_to_proto(timings),
+        catalogue_position=result.position,
+    )
+
+
+def search_result_from_proto(message: retrieval_pb2.SearchResult) -> SearchResult:
+    """Return the result. Raises InvalidArgument on bad columns."""
+    if message.catalogue_position < 0:
+        raise InvalidArgument(f"catalogue_position must be >= 0, got {message.catalogue_position}")
+    lists = tuple(_list(own) for own in message.lists)
+    if len({own.kind for own in lists}) != len(lists):
+        raise InvalidArgument(f"lists must differ in kind, got {[own.kind for own in lists]}")
+    return SearchResult(
+        lists=lists,
+        timings=timings_from_proto(message.timings),
+        position=message.catalogue_position,
+    )
+
+
+def _list(message: retrieval_pb2.SourceList) -> SourceList:
+    count = message.item_count
+    if not 0 <= count <= MAX_K:
+        raise InvalidArgument(f"item_count must be in [0, {MAX_K}], got {count}")
+    numbers: Int64s = column("item_numbers", message.item_numbers, INT64, count)
+    scores: Float32s = column("scores", message.scores, FLOAT32, count)
+    totals: Float32s = column("totals", message.totals, FLOAT32, count)
+    if count:
+        if int(numbers.min()) < 0:
+            raise InvalidArgument(f"item_numbers must be >= 0, got {int(numbers.min())}")
+        if len(np.unique(numbers)) != count:
+            raise InvalidArgument(f"item_numbers of {message.kind!r} must differ, got one twice")
+        if not (np.isfinite(scores).all() and np.isfinite(totals).all()):
+            raise InvalidArgument("scores and totals must be finite, got NaN or infinity")
+    return SourceList(kind=message.kind, numbers=numbers, scores=scores, totals=totals)

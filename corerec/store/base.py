@@ -69,6 +69,15 @@ class Store(Protocol):
         """
         ...
 
+    def read_users_and_changes(
+        self, ids: Sequence[str], after: int, limit: int = 1000
+    ) -> tuple[list[UserState], list[ItemChange]]:
+        """Return what `read_users` and `changes` do, both as of one moment, in one read.
+
+        When as many changes come as `limit` allows there may be more: read on with `changes`.
+        """
+        ...
+
     def append_events(self, events: Sequence[Event]) -> int:
         """Store all the events or none, durably, and return how many were stored.
 
@@ -77,7 +86,7 @@ class Store(Protocol):
 
         Raises:
             InvalidArgument: an event breaks a limit.
-            NotFound: an item id that the store has not been given by `seed`.
+            NotFound: an item id that the store has not been given by `seed` or `upsert_items`.
             FailedPrecondition: an item number that is not the one the store has for the id.
         """
         ...
@@ -146,10 +155,13 @@ class Store(Protocol):
         """Register the items of a release and load the users that the store does not have yet.
 
         All or nothing. Returns False when the store had this very data already. The events of a
-        release become histories only; the log of single events holds what came after.
+        release become histories only; the log of single events holds what came after. Live items
+        that a release was rebuilt with are taken by a store that has none of its own; live items
+        of the store that the release lacks stay.
 
         Raises:
-            FailedPrecondition: an item of the release has another number in this store.
+            FailedPrecondition: an item of the release has another number in this store, or the
+                release was rebuilt from a later position than the store's.
             ReleaseError: the release's tables are not as they must be.
         """
         ...

@@ -11,36 +11,12 @@ from pathlib import Path
 
 from corerec.errors import Unavailable
 from corerec.release.durable import sync_directory
+from corerec.store.schema import SCHEMA_VERSION, STEPS
 
-SCHEMA_VERSION = 1
 CHECK_BYTES = 64 * 1024 * 1024
 """Files up to this size are checked at every opening: pages, tables against their indexes."""
 CACHE_KIBIBYTES = 32 * 1024
 """Most memory that each of the two connections keeps pages in."""
-
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE items (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE);
-CREATE TABLE users (user_id TEXT PRIMARY KEY, attributes TEXT NOT NULL, crc INTEGER NOT NULL);
-CREATE TABLE events (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    user_id TEXT NOT NULL,
-    item_id TEXT NOT NULL,
-    item_number INTEGER NOT NULL,
-    time_micros INTEGER NOT NULL,
-    event_type TEXT NOT NULL,
-    event_id TEXT NOT NULL
-);
-CREATE UNIQUE INDEX events_once ON events (user_id, event_id) WHERE event_id != '';
--- The newest events of a user as columns: little-endian int64, ordered by time.
-CREATE TABLE histories (
-    user_id TEXT PRIMARY KEY,
-    items BLOB NOT NULL,
-    times BLOB NOT NULL,
-    length INTEGER NOT NULL,
-    crc INTEGER NOT NULL
-);
-"""
 
 
 class Database:
@@ -129,24 +105,31 @@ class Database:
         (mode,) = self._writer.execute("PRAGMA journal_mode=WAL").fetchone()
         if mode != "wal":
             raise Unavailable(f"store {self.path}: must be on a disk that allows SQLite's WAL mode")
+        self._bring_up_to_date()
+
+    def _bring_up_to_date(self) -> None:
+        """Make the tables, or those that a store of an older version lacks; all or none."""
         self._writer.execute("BEGIN IMMEDIATE")
         try:
             (version,) = self._writer.execute("PRAGMA user_version").fetchone()
-            if version == 0 and not self._writer.execute("SELECT 1 FROM sqlite_master").fetchone():
-                for statement in _SCHEMA.split(";"):
+            foreign = (
+                version == 0 and self._writer.execute("SELECT 1 FROM sqlite_master").fetchone()
+            )
+            if foreign or not 0 <= version <= SCHEMA_VERSION:
+                raise Unavailable(
+                    f"store {self.path}: must be a CoreRec store of version {SCHEMA_VERSION} or "
+                    f"older, got version {version}; use another file"
+                )
+            for step in range(version, SCHEMA_VERSION):
+                for statement in STEPS[step].split(";"):
                     self._writer.execute(statement)
-                version = SCHEMA_VERSION
-                self._writer.execute(f"PRAGMA user_version={version}")
+            if version != SCHEMA_VERSION:
+                self._writer.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             self._writer.execute("COMMIT")
         except BaseException:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
             raise
-        if version != SCHEMA_VERSION:
-            raise Unavailable(
-                f"store {self.path}: must be a CoreRec store of version {SCHEMA_VERSION}, got "
-                f"version {version}; use another file"
-            )
 
     def _check_open(self) -> None:
         if self._closed:

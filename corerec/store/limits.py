@@ -22,6 +22,12 @@ def check_text(text: str, name: str, most: int) -> None:
         raise InvalidArgument(f"{name} must be at most {most} bytes, got {size}")
 
 
+def check_limit(limit: int) -> None:
+    """Raise InvalidArgument unless a read asks for at least one row."""
+    if limit < 1:
+        raise InvalidArgument(f"limit must be at least 1, got {limit}")
+
+
 def size_of(text: object, name: str) -> int:
     """Return the bytes of a text in UTF-8. Raises InvalidArgument when it is none."""
     if not isinstance(text, str):

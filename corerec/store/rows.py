@@ -1,4 +1,4 @@
-"""How users and histories lie in a store's rows: columns as bytes, with a checksum on each row.
+"""How users, histories and items lie in a store's rows: as bytes, with a checksum on each row.
 
 SQLite notices a torn page, not a flipped bit inside a value: the checksum does.
 """
@@ -6,6 +6,7 @@ SQLite notices a torn page, not a flipped bit inside a value: the checksum does.
 from __future__ import annotations
 
 import json
+import struct
 import zlib
 from collections.abc import Mapping
 
@@ -30,12 +31,17 @@ def unpack(blob: bytes) -> Int64s:
     return np.frombuffer(blob, "<i8")
 
 
-def checksum(user_id: str, *parts: bytes) -> int:
-    """Return the CRC-32 of a user's row."""
-    value = zlib.crc32(user_id.encode())
+def checksum(key: str, *parts: bytes) -> int:
+    """Return the CRC-32 of the row of a user or item."""
+    value = zlib.crc32(key.encode())
     for part in parts:
         value = zlib.crc32(part, value)
     return value
+
+
+def change_checksum(item_id: str, number: int, position: int, deleted: int, blob: bytes) -> int:
+    """Return the CRC-32 of an item's row."""
+    return checksum(item_id, struct.pack("<qqB", number, position, deleted & 255), blob)
 
 
 def pack_attributes(attributes: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,18 @@ HistoryRow = tuple[str, bytes, bytes, int, int]
 
 USERS = "users.parquet"
 HISTORIES = "histories.parquet"
-TABLES = ("catalogue.parquet", USERS, HISTORIES)
+LIVE_ITEMS = "live_items.parquet"
+TABLES = ("catalogue.parquet", USERS, HISTORIES, LIVE_ITEMS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LiveRows:
+    """The live items that a release was rebuilt with."""
+
+    position: int
+    """Position of the newest change among them, 0 when there are none."""
+    rows: list[tuple[int, str, int, int, bytes]]
+    """(number, item_id, position, deleted, payload) of each item."""
 
 
 def fingerprint(release: Release) -> str:
@@ -69,6 +81,35 @@ def read_histories(release: Release) -> tuple[int, Iterator[HistoryRow]]:
             start = end
 
     return len(users), rows()
+
+
+def read_live(release: Release) -> LiveRows:
+    """Return the live items of a release; none when it was not rebuilt from a store."""
+    path = release.file(LIVE_ITEMS) if LIVE_ITEMS in release.manifest.files else None
+    if path is None:
+        return LiveRows(position=0, rows=[])
+    columns = {
+        "number": pl.Int64,
+        "item_id": pl.String,
+        "position": pl.Int64,
+        "deleted": pl.Boolean,
+        "payload": pl.Binary,
+    }
+    frame = _read(path, columns).sort("position")
+    position = release.info.get("catalogue_position", 0)
+    newest = frame["position"][-1] if frame.height else 0
+    if position != newest:
+        raise ReleaseError(
+            f"{path}: its newest position must be the release's catalogue_position, {position}, "
+            f"got {newest}"
+        )
+    for name in ("number", "item_id", "position"):
+        if frame[name].n_unique() != frame.height:
+            raise ReleaseError(f"{path}: column {name!r} must have no value twice")
+    listed = frame.select(
+        pl.col("number", "item_id", "position"), pl.col("deleted").cast(pl.Int64), "payload"
+    )
+    return LiveRows(position=position, rows=listed.rows())
 
 
 def _read(path: Path, columns: dict[str, type[pl.DataType]]) -> pl.DataFrame:

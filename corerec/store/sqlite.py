@@ -8,27 +8,28 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from corerec.errors import FailedPrecondition, NotFound, Unavailable
 from corerec.release import Release
+from corerec.store import sqlite_items
 from corerec.store.base import Event, Progress, UserState, check_attributes, check_event
+from corerec.store.catalogue import Item, ItemChange
 from corerec.store.database import Database
+from corerec.store.limits import check_id, check_limit
 from corerec.store.rows import EMPTY, checksum, merge, pack, pack_attributes, unpack
-from corerec.store.seed_rows import fingerprint, read_histories, read_users
+from corerec.store.seed_rows import fingerprint, read_histories, read_live, read_users
 
-T = TypeVar("T")
-
-# Statements are asked for with one of these numbers of ids, so that SQLite keeps them prepared.
-_READ_SIZES = (1, 8, 64, 512)
 _SEED_CHUNK = 20_000
 _READ = """
 SELECT u.user_id, u.attributes, u.crc, h.items, h.times, h.crc
 FROM users u LEFT JOIN histories h ON h.user_id = u.user_id WHERE u.user_id IN ({marks})
 """
-_READS = {size: _READ.format(marks=",".join("?" * size)) for size in _READ_SIZES}
 _PUT_HISTORY = """
 INSERT INTO histories VALUES (?, ?, ?, ?, ?) ON CONFLICT (user_id) DO UPDATE SET
 items = excluded.items, times = excluded.times, length = excluded.length, crc = excluded.crc
@@ -43,7 +44,12 @@ _NEW_EVENT = """
 INSERT INTO events (user_id, item_id, item_number, time_micros, event_type, event_id)
 VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 """
+_EVENTS = "SELECT seq, item_number, time_micros FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
 _NO_PROFILE = "SELECT user_id FROM histories WHERE user_id NOT IN (SELECT user_id FROM users)"
+_NUMBERS = """
+SELECT i.number, i.id, c.number IS NOT NULL
+FROM items i LEFT JOIN catalogue c ON c.number = i.number ORDER BY i.number
+"""
 _META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 
@@ -71,14 +77,17 @@ class SqliteStore:
 
     def read_users(self, ids: Sequence[str]) -> list[UserState]:
         """See `Store.read_users`."""
-        found: dict[str, UserState] = {}
         with self._database.reading() as link:
-            for chunk in _chunks(ids, _READ_SIZES[-1]):
-                size = next(size for size in _READ_SIZES if size >= len(chunk))
-                asked = chunk + chunk[-1:] * (size - len(chunk))
-                for row in link.execute(_READS[size], asked):
-                    found[row[0]] = self._state(row)
-        return [found.get(i) or UserState(i, {}, EMPTY, EMPTY, known=False) for i in ids]
+            return self._users(link, ids)
+
+    def read_users_and_changes(
+        self, ids: Sequence[str], after: int, limit: int = 1000
+    ) -> tuple[list[UserState], list[ItemChange]]:
+        """See `Store.read_users_and_changes`."""
+        with self._database.reading() as link, _snapshot(link):
+            users = self._users(link, ids)
+            rows = sqlite_items.after(link, after, limit)
+        return users, [sqlite_items.change_of(self.path, row) for row in rows]
 
     def append_events(self, events: Sequence[Event]) -> int:
         """See `Store.append_events`."""
@@ -109,6 +118,54 @@ class SqliteStore:
                 link.execute(_PUT_USER, (user_id, text, checksum(user_id, text.encode())))
         return len(changes)
 
+    def upsert_items(self, items: Sequence[Item]) -> list[ItemChange]:
+        """See `Store.upsert_items`."""
+        sqlite_items.check_items(items)
+        if not items:
+            return []
+        with self._database.writing() as link:
+            return sqlite_items.upsert(link, items)
+
+    def delete_items(self, ids: Sequence[str]) -> list[ItemChange]:
+        """See `Store.delete_items`."""
+        for item_id in ids:
+            check_id(item_id, "item_id")
+        if not ids:
+            return []
+        with self._database.writing() as link:
+            return sqlite_items.delete(link, self.path, ids)
+
+    def read_items(self, ids: Sequence[str]) -> list[ItemChange | None]:
+        """See `Store.read_items`."""
+        with self._database.reading() as link:
+            found = sqlite_items.read(link, self.path, ids)
+        return [found.get(item_id) for item_id in ids]
+
+    def item_numbers(self, ids: Sequence[str]) -> list[int | None]:
+        """See `Store.item_numbers`."""
+        with self._database.reading() as link:
+            found = sqlite_items.find_numbers(link, ids)
+        return [found.get(item_id) for item_id in ids]
+
+    def changes(self, after: int, limit: int = 1000) -> list[ItemChange]:
+        """See `Store.changes`."""
+        with self._database.reading() as link:
+            rows = sqlite_items.after(link, after, limit)
+        return [sqlite_items.change_of(self.path, row) for row in rows]
+
+    def position(self) -> int:
+        """See `Store.position`."""
+        with self._database.reading() as link:
+            return sqlite_items.last_position(link)
+
+    def events_after(self, seq: int, limit: int = 10_000) -> tuple[int, NDArray[np.int64]]:
+        """See `Store.events_after`."""
+        check_limit(limit)
+        with self._database.reading() as link:
+            rows = link.execute(_EVENTS, (seq, limit)).fetchall()
+        table = np.array(rows, np.int64).reshape(-1, 3)
+        return (int(table[-1, 0]) if rows else seq), table[:, 1:]
+
     def seed(self, release: Release, progress: Progress | None = None) -> bool:
         """See `Store.seed`; the whole of it is one transaction."""
         mark = fingerprint(release)
@@ -119,10 +176,12 @@ class SqliteStore:
             ("users", _NEW_USER, *read_users(release)),
             ("histories", _NEW_HISTORY, *read_histories(release)),
         )
+        live = read_live(release)
         with self._database.writing() as link:
             if self._seeded(link) == mark:  # another process was faster
                 return False
             changed = self._register(link, release.catalogue.ids, progress)
+            changed += sqlite_items.load_live(link, self.path, live)
             for name, statement, total, rows in tables:
                 changed += _load(link, statement, rows, name, total, progress)
             self._know_all(link)
@@ -141,6 +200,10 @@ class SqliteStore:
         """See `Store.close`."""
         self._database.close()
 
+    def _users(self, link: sqlite3.Connection, ids: Sequence[str]) -> list[UserState]:
+        found = {row[0]: self._state(row) for row in sqlite_items.select(link, _READ, ids)}
+        return [found.get(i) or UserState(i, {}, EMPTY, EMPTY, known=False) for i in ids]
+
     def _state(self, row: tuple[str, str, int, bytes | None, bytes | None, int]) -> UserState:
         user_id, attributes, user_crc, items, times, history_crc = row
         if checksum(user_id, attributes.encode()) != user_crc:
@@ -158,8 +221,8 @@ class SqliteStore:
         )
 
     def _one(self, link: sqlite3.Connection, user_id: str) -> UserState | None:
-        row = link.execute(_READS[1], (user_id,)).fetchone()
-        return self._state(row) if row else None
+        rows = list(sqlite_items.select(link, _READ, [user_id]))
+        return self._state(rows[0]) if rows else None
 
     def _extend(self, link: sqlite3.Connection, user_id: str, more: list[tuple[int, int]]) -> None:
         state = self._one(link, user_id)
@@ -179,24 +242,21 @@ class SqliteStore:
             if row[0] != number:
                 raise FailedPrecondition(
                     f"item {item_id!r} has number {row[0]} in store {self.path}, not {number}: the "
-                    "release does not belong to this store; use another store file"
+                    "release does not belong to this store; use another store"
                 )
 
     def _register(self, link: sqlite3.Connection, ids: list[str], progress: Progress | None) -> int:
         """Give new ids their numbers and return how many; refuse a catalogue that disagrees."""
-        known = 0
-        for number, item_id in link.execute("SELECT number, id FROM items ORDER BY number"):
-            if number >= len(ids) or ids[number] != item_id:
-                got = repr(ids[number]) if number < len(ids) else "no such item"
-                raise FailedPrecondition(
-                    f"item number {number} is {item_id!r} in store {self.path} but {got} in the "
-                    "release, and a number never changes its item; use another store file for "
-                    "this release"
-                )
-            known += 1
-        rows = zip(range(known, len(ids)), islice(ids, known, None), strict=True)
-        statement = "INSERT INTO items VALUES (?, ?)"
-        return _load(link, statement, rows, "items", len(ids) - known, progress)
+        known = np.zeros(len(ids), np.bool_)
+        for number, item_id, live in link.execute(_NUMBERS):
+            if number < len(ids) and ids[number] == item_id:
+                known[number] = True
+            elif number < len(ids) or not live:  # a live item that the release lacks is replayed
+                other = ids[number] if number < len(ids) else None
+                raise sqlite_items.disagreement(self.path, number, item_id, other)
+        new = np.flatnonzero(~known).tolist()
+        rows = ((number, ids[number]) for number in new)
+        return _load(link, "INSERT INTO items VALUES (?, ?)", rows, "items", len(new), progress)
 
     @staticmethod
     def _know_all(link: sqlite3.Connection) -> None:
@@ -229,6 +289,12 @@ def _load(
     return changed
 
 
-def _chunks(values: Sequence[T], size: int) -> Iterator[list[T]]:
-    for start in range(0, len(values), size):
-        yield list(values[start : start + size])
+@contextmanager
+def _snapshot(link: sqlite3.Connection) -> Iterator[None]:
+    """Let all statements within see the store as it was at the first."""
+    link.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if link.in_transaction:
+            link.execute("ROLLBACK")

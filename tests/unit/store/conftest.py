@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from corerec.release import Release, ReleaseWriter, write_catalogue
-from corerec.store import SqliteStore, Store
+from corerec.store import Item, SqliteStore, Store
+from corerec.store.catalogue import pack_item
 
 MakeRelease = Callable[..., Release]
 OpenStore = Callable[[], Store]
@@ -35,6 +36,8 @@ def make_release(tmp_path: Path) -> MakeRelease:
         ids: Sequence[str] = ("i0", "i1", "i2"),
         users: Mapping[str, Mapping[str, str | None]] = USERS,
         histories: Sequence[tuple[str, int, int]] = HISTORIES,
+        live: Sequence[tuple[int, str, int, bool, str]] = (),
+        position: int | None = None,
     ) -> Release:
         with ReleaseWriter(tmp_path / "releases") as writer:
             write_catalogue(writer.path("catalogue.parquet"), pl.DataFrame({"item_id": list(ids)}))
@@ -51,7 +54,21 @@ def make_release(tmp_path: Path) -> MakeRelease:
             }
             frame = pl.DataFrame(list(histories), columns, orient="row")
             frame.write_parquet(writer.path("histories.parquet"))
-            return Release.open(writer.commit({}))
+            if not live:
+                return Release.open(writer.commit({}))
+            # (number, id, position, deleted, title) of each live item of a rebuilt release.
+            columns = [list(column) for column in zip(*live, strict=True)]
+            payloads = [
+                b"" if gone else pack_item(Item(item_id=item_id, title=title))
+                for _, item_id, _, gone, title in live
+            ]
+            names = ("number", "item_id", "position", "deleted")
+            rows = dict(zip(names, columns[:4], strict=True))
+            frame = pl.DataFrame({**rows, "payload": payloads})
+            frame.write_parquet(writer.path("live_items.parquet"))
+            newest = max(row[2] for row in live)
+            info = {"catalogue_position": newest if position is None else position}
+            return Release.open(writer.commit(info))
 
     return make
 

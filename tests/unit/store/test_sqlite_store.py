@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from corerec.errors import Unavailable
-from corerec.store import Event, SqliteStore
+from corerec.store import Event, Item, SqliteStore
 
 KILLS = 10
 WRITER = """
@@ -137,7 +137,7 @@ def test_files_that_are_no_store_are_refused(tmp_path: Path) -> None:
     link = sqlite3.connect(tmp_path / "foreign.db")
     link.execute("CREATE TABLE t (x)")
     link.close()
-    with pytest.raises(Unavailable, match="must be a CoreRec store of version 1, got version 0"):
+    with pytest.raises(Unavailable, match="store of version 2 or older, got version 0"):
         SqliteStore(tmp_path / "foreign.db")
     (tmp_path / "folder.db").mkdir()
     with pytest.raises(Unavailable, match=r"folder\.db: unable to open"):
@@ -210,4 +210,54 @@ def test_commits_are_flushed_to_the_disk(tmp_path: Path) -> None:
         assert link.execute("PRAGMA synchronous").fetchone() == (2,)
         assert link.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert os.path.exists(tmp_path / "s.db-wal")  # noqa: PTH110
+    store.close()
+
+
+def test_a_store_of_version_1_is_brought_up_to_date_in_place(tmp_path: Path, make_release) -> None:
+    path = tmp_path / "s.db"
+    store = SqliteStore(path)
+    store.seed(make_release())
+    store.append_events([Event("ann", "i1", 1, 40, "x", "once")])
+    store.close()
+    link = sqlite3.connect(path)
+    link.executescript("DROP TABLE catalogue; PRAGMA user_version=1")
+    link.close()
+    store = SqliteStore(path)
+    assert not store.seed(make_release())
+    assert store.read_users(["ann"])[0].items.tolist() == [0, 1, 2, 1]
+    assert store.append_events([Event("ann", "i1", 1, 40, "x", "once")]) == 0
+    assert store.position() == 0
+    assert store.upsert_items([Item(item_id="a")])[0].number == 3
+    store.close()
+    SqliteStore(path).close()
+
+
+def test_a_store_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    SqliteStore(tmp_path / "s.db").close()
+    link = sqlite3.connect(tmp_path / "s.db")
+    link.execute("PRAGMA user_version=3")
+    link.close()
+    with pytest.raises(Unavailable, match=r"s\.db: must be .* got version 3; use another file"):
+        SqliteStore(tmp_path / "s.db")
+
+
+def test_a_flipped_bit_in_an_item_is_noticed_when_it_is_read(tmp_path: Path, make_release) -> None:
+    path = tmp_path / "s.db"
+    store = SqliteStore(path)
+    store.seed(make_release())
+    store.upsert_items([Item(item_id="a", title="Unmistakable"), Item(item_id="b")])
+    store.close()
+    bad = bytearray(path.read_bytes())
+    bad[bad.index(b"Unmistakable")] ^= 1
+    path.write_bytes(bad)
+    store = SqliteStore(path)
+    for read in (
+        lambda: store.changes(0),
+        lambda: store.read_items(["a"]),
+        lambda: store.read_users_and_changes([], 0),
+    ):
+        with pytest.raises(Unavailable, match=r"s\.db: item 'a', number 3, does not match its"):
+            read()
+    assert len(store.changes(1)) == 1
+    assert store.read_users(["bob"])[0].known
     store.close()

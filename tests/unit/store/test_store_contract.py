@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from corerec.errors import FailedPrecondition, InvalidArgument, NotFound, ReleaseError, Unavailable
-from corerec.store import Event, Store
+from corerec.store import Event, Item, ItemChange, Store
 
 
 def event(user: str, number: int, time: int, event_id: str = "") -> Event:
@@ -175,7 +178,7 @@ def test_a_release_with_other_numbers_is_refused_whole(
     store: Store, make_release, ids: list[str], text: str
 ) -> None:
     other = make_release(ids=ids, users={"zoe": {"age": "1", "city": ""}}, histories=[])
-    with pytest.raises(FailedPrecondition, match=text + ".*use another store file"):
+    with pytest.raises(FailedPrecondition, match=text + ".*use another store"):
         store.seed(other)
     assert not store.read_users(["zoe"])[0].known
     with pytest.raises(NotFound):
@@ -241,8 +244,197 @@ def test_a_closed_store_says_so(store: Store, make_release) -> None:
         lambda: store.read_users(["a"]),
         lambda: store.append_events([event("a", 1, 1)]),
         lambda: store.put_users([("a", {})]),
+        lambda: store.upsert_items([item("a")]),
+        lambda: store.delete_items(["a"]),
+        lambda: store.read_items(["a"]),
+        lambda: store.changes(0),
+        lambda: store.read_users_and_changes(["a"], 0),
+        store.position,
         lambda: store.seed(make_release()),
         store.check,
     ):
         with pytest.raises(Unavailable, match="is closed"):
             call()
+
+
+def item(item_id: str, title: str = "", **more: Any) -> Item:
+    return Item(item_id=item_id, title=title, **more)
+
+
+def everything(store: Store, after: int = 0, limit: int = 1000) -> list[ItemChange]:
+    found: list[ItemChange] = []
+    while more := store.changes(after, limit):
+        found += more
+        after = more[-1].position
+    return found
+
+
+def shape(changes: Sequence[ItemChange | None]) -> list[tuple[int, int, str, str | None] | None]:
+    return [c and (c.position, c.number, c.item_id, c.item and c.item.title) for c in changes]
+
+
+def test_new_items_get_the_next_numbers_and_positions_and_are_read_back(store: Store) -> None:
+    assert (store.position(), store.changes(0)) == (0, [])
+    full = item(
+        "n1",
+        "Zoë",
+        category="c",
+        creator="me",
+        born_micros=7,
+        attributes={"price": "3.5"},
+        lists={"tags": ("a", "b")},
+        vectors={"text": np.array([0.1, -2], np.float32)},
+    )
+    acked = store.upsert_items([full, item("i1", "known")])
+    assert shape(acked) == [(1, 3, "n1", "Zoë"), (2, 1, "i1", "known")]
+    assert store.position() == 2
+    read = store.read_items(["i1", "n1", "i0", "nobody"])
+    assert shape(read) == [(2, 1, "i1", "known"), (1, 3, "n1", "Zoë"), None, None]
+    assert store.item_numbers(["n1", "i0", "nobody"]) == [3, 0, None]
+    (first, _) = store.changes(0)
+    assert first.item is not None
+    assert first.item.vectors["text"].tolist() == full.vectors["text"].tolist()
+    assert replace(first.item, vectors={}) == replace(full, vectors={})
+
+
+def test_changes_come_by_position_each_item_once_at_its_newest(store: Store) -> None:
+    store.upsert_items([item("a"), item("b"), item("c")])
+    store.upsert_items([item("a", "again")])
+    store.delete_items(["b"])
+    expected = [(3, 5, "c", ""), (4, 3, "a", "again"), (5, 4, "b", None)]
+    assert shape(store.changes(0)) == expected
+    assert shape(everything(store, limit=1)) == expected
+    assert shape(store.changes(3, 1)) == expected[1:2]
+    assert store.changes(5) == store.changes(99) == []
+    with pytest.raises(InvalidArgument, match="limit must be at least 1, got 0"):
+        store.changes(0, 0)
+
+
+def test_numbers_are_never_given_again_and_ids_keep_theirs(store: Store) -> None:
+    store.upsert_items([item("a"), item("b")])
+    assert shape(store.delete_items(["b"])) == [(3, 4, "b", None)]
+    assert store.upsert_items([item("c")])[0].number == 5
+    assert store.upsert_items([item("b", "back")])[0].number == 4
+    assert shape(store.read_items(["b"])) == [(5, 4, "b", "back")]
+
+
+def test_deleting_what_is_not_there_changes_nothing(store: Store) -> None:
+    assert shape(store.delete_items(["i2", "nobody", "i2"])) == [(1, 2, "i2", None)]
+    assert store.delete_items(["i2", "nobody"]) == store.delete_items([]) == []
+    assert store.position() == 1
+    assert store.item_numbers(["i2", "nobody"]) == [2, None]
+    with pytest.raises(InvalidArgument, match="item_id must have 1 to 256 bytes, got 0"):
+        store.delete_items(["i0", ""])
+    assert store.position() == 1
+
+
+def test_all_items_are_stored_or_none(store: Store) -> None:
+    nan = np.array([np.nan], np.float32)
+    for bad, text in [
+        (item(""), "item_id must have 1 to 256 bytes, got 0"),
+        (item("x", "t" * 1025), "title must be at most 1024 bytes, got 1025"),
+        (item("x", vectors={"v": nan}), "vector 'v' must be finite"),
+        (item("a"), "item_id 'a' must be there once, got it twice"),
+    ]:
+        with pytest.raises(InvalidArgument, match=text):
+            store.upsert_items([item("a"), bad])
+    assert store.upsert_items([]) == []
+    assert (store.position(), store.item_numbers(["a"])) == (0, [None])
+
+
+def test_events_of_upserted_items_are_taken_and_the_log_gives_them_in_order(store: Store) -> None:
+    assert store.events_after(0)[0] == 0
+    store.upsert_items([item("a")])
+    assert store.append_events([Event("u", "a", 3, 50), event("u", 1, 40)]) == 2
+    store.delete_items(["a"])
+    assert store.append_events([Event("v", "a", 3, 60)]) == 1
+    seq, rows = store.events_after(0)
+    assert rows.dtype == np.int64
+    assert rows.tolist() == [[3, 50], [1, 40], [3, 60]]
+    middle, head = store.events_after(0, 2)
+    assert head.tolist() == rows.tolist()[:2]
+    assert store.events_after(middle)[1].tolist() == [[3, 60]]
+    assert (store.events_after(seq)[0], store.events_after(seq)[1].shape) == (seq, (0, 2))
+    with pytest.raises(FailedPrecondition, match="'a' has number 3"):
+        store.append_events([Event("u", "a", 2, 1)])
+
+
+def test_users_and_changes_come_in_one_read(store: Store) -> None:
+    users, changes = store.read_users_and_changes(["ann", "nobody"], 0)
+    assert ([u.known for u in users], changes) == ([True, False], [])
+    store.upsert_items([item("a"), item("b")])
+    store.append_events([Event("ann", "b", 4, 99)])
+    users, changes = store.read_users_and_changes(["ann"], 1)
+    assert users[0].items.tolist() == [0, 1, 2, 4]
+    assert shape(changes) == [(2, 4, "b", "")]
+    assert shape(store.read_users_and_changes([], 0, 1)[1]) == [(1, 3, "a", "")]
+
+
+def test_many_items_at_once_and_writers_in_many_threads_keep_the_order(store: Store) -> None:
+    store.upsert_items([item(f"m{i}") for i in range(1500)])
+    acked: list[ItemChange] = []
+
+    def write(worker: int) -> None:
+        for i in range(10):
+            acked.extend(store.upsert_items([item(f"w{worker}-{i}"), item(f"m{i}", str(worker))]))
+
+    threads = [threading.Thread(target=write, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = everything(store)
+    assert len(found) == len({c.number for c in found}) == 1500 + 40
+    assert [c.position for c in found] == sorted({c.position for c in found})
+    assert len({c.position for c in acked}) == len(acked) == 80
+    assert store.position() == found[-1].position == 1580
+    assert sorted(store.item_numbers([c.item_id for c in found])) == list(range(3, 1543))
+
+
+def test_a_release_without_the_live_items_is_fine_and_one_with_others_is_not(
+    store: Store, make_release
+) -> None:
+    store.upsert_items([item("a"), item("b")])
+    assert store.seed(make_release(users={"zoe": {"age": "1", "city": ""}}))
+    assert store.seed(make_release(ids=["i0", "i1", "i2", "a"], histories=[("kim", 3, 1)]))
+    assert history(store, "kim") == [(3, 1)]
+    with pytest.raises(FailedPrecondition, match=r"item number 3 is 'a' in store .* but 'other'"):
+        store.seed(make_release(ids=["i0", "i1", "i2", "other"]))
+    assert shape(everything(store)) == [(1, 3, "a", ""), (2, 4, "b", "")]
+    assert store.upsert_items([item("c")])[0].number == 5
+
+
+LIVE = [(3, "a", 2, False, "A"), (1, "i1", 3, True, ""), (4, "b", 5, False, "B")]
+
+
+def test_a_rebuilt_release_brings_its_live_items_to_an_empty_store(
+    open_store, make_release
+) -> None:
+    store = open_store()
+    release = make_release(live=LIVE)
+    assert store.seed(release)
+    assert not store.seed(release)
+    expected = [(2, 3, "a", "A"), (3, 1, "i1", None), (5, 4, "b", "B")]
+    assert shape(everything(store)) == expected
+    assert shape(store.upsert_items([item("c")])) == [(6, 5, "c", "")]
+    assert store.append_events([Event("u", "b", 4, 1)]) == 1
+
+
+def test_a_rebuilt_release_must_agree_with_the_store_that_it_came_from(
+    open_store, make_release
+) -> None:
+    store = open_store()
+    store.seed(make_release())
+    store.upsert_items([item("x"), item("y")])
+    behind = "must be at position 5 or later, where the release was rebuilt, got 2"
+    with pytest.raises(FailedPrecondition, match=behind):
+        store.seed(make_release(live=LIVE))
+    for i in range(5):
+        store.upsert_items([item("x", str(i))])
+    with pytest.raises(FailedPrecondition, match=r"item number 3 is 'x' in store .* but 'a' in"):
+        store.seed(make_release(live=LIVE))
+    same = [(4, "y", 2, False, "old"), (3, "x", 5, False, "2")]
+    assert not store.seed(make_release(live=same))
+    assert shape(everything(store)) == [(2, 4, "y", ""), (7, 3, "x", "4")]
+    with pytest.raises(ReleaseError, match=r"live_items\.parquet: its newest position"):
+        store.seed(make_release(live=[(3, "x", 5, False, "")], position=6))

@@ -1,0 +1,25 @@
+"""open_store: the store that an address names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from corerec.errors import InvalidArgument
+from corerec.store.base import Store
+from corerec.store.sqlite import SqliteStore
+
+REDIS_SCHEMES = ("redis://", "rediss://")
+
+
+def open_store(address: str | Path, **options: Any) -> Store:
+    """Open the store of an address: a path is a SQLite file, `redis://host:port/db` a Redis.
+
+    `options` are those of `SqliteStore` or `RedisStore`; both take `busy_seconds`.
+
+    Raises:
+        Unavailable: it cannot be opened; the text says what to do.
+    """
+    if isinstance(address, str) and address.startswith(REDIS_SCHEMES):
+        raise InvalidArgument(f"store address must be the path of a file, got {address!r}")
+    return SqliteStore(Path(address), **options)

@@ -1,0 +1,168 @@
+"""The live catalogue in a SQLite store: numbers, positions, changes. The caller holds the link."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from corerec.errors import FailedPrecondition, InvalidArgument, Unavailable
+from corerec.store.catalogue import Item, ItemChange, check_item, pack_item, unpack_item
+from corerec.store.limits import check_limit
+from corerec.store.rows import change_checksum
+from corerec.store.seed_rows import LiveRows
+
+T = TypeVar("T")
+Row = tuple[int, str, int, int, bytes, int]
+
+# Statements are asked for with one of these numbers of ids, so that SQLite keeps them prepared.
+READ_SIZES = (1, 8, 64, 512)
+
+_COLUMNS = "number, id, position, deleted, payload, crc"
+_PUT = """
+INSERT INTO catalogue VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (number) DO UPDATE SET
+position = excluded.position, deleted = excluded.deleted,
+payload = excluded.payload, crc = excluded.crc
+"""
+_AFTER = f"SELECT {_COLUMNS} FROM catalogue WHERE position > ? ORDER BY position LIMIT ?"
+_ONE = f"SELECT {_COLUMNS} FROM catalogue WHERE id IN ({{marks}})"
+_NUMBER = "SELECT id, number FROM items WHERE id IN ({marks})"
+
+
+def check_items(items: Sequence[Item]) -> None:
+    """Raise InvalidArgument when an item breaks a limit or an id is there twice."""
+    seen: set[str] = set()
+    for item in items:
+        check_item(item)
+        if item.item_id in seen:
+            raise InvalidArgument(f"item_id {item.item_id!r} must be there once, got it twice")
+        seen.add(item.item_id)
+
+
+def upsert(link: sqlite3.Connection, items: Sequence[Item]) -> list[ItemChange]:
+    """Put checked items, give new ids their numbers, and return the changes."""
+    numbers = find_numbers(link, [item.item_id for item in items])
+    (free,) = link.execute("SELECT coalesce(max(number), -1) + 1 FROM items").fetchone()
+    first, changes = last_position(link) + 1, []
+    for position, item in enumerate(items, first):
+        number = numbers.get(item.item_id)
+        if number is None:
+            number, free = free, free + 1
+            link.execute("INSERT INTO items VALUES (?, ?)", (number, item.item_id))
+        _put(link, number, item.item_id, position, pack_item(item))
+        changes.append(
+            ItemChange(position=position, number=number, item_id=item.item_id, item=item)
+        )
+    return changes
+
+
+def delete(link: sqlite3.Connection, path: Path, ids: Sequence[str]) -> list[ItemChange]:
+    """Delete the items that are there and return their changes."""
+    ids = list(dict.fromkeys(ids))
+    numbers = find_numbers(link, ids)
+    gone = {change.item_id for change in read(link, path, ids).values() if change.item is None}
+    first, changes = last_position(link) + 1, []
+    there = [item_id for item_id in ids if item_id in numbers and item_id not in gone]
+    for position, item_id in enumerate(there, first):
+        _put(link, numbers[item_id], item_id, position, None)
+        changes.append(
+            ItemChange(position=position, number=numbers[item_id], item_id=item_id, item=None)
+        )
+    return changes
+
+
+def read(link: sqlite3.Connection, path: Path, ids: Sequence[str]) -> dict[str, ItemChange]:
+    """Return the newest change of each id that has one."""
+    return {row[1]: change_of(path, row) for row in select(link, _ONE, ids)}
+
+
+def find_numbers(link: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
+    """Return the number of each id that has one."""
+    return dict(select(link, _NUMBER, ids))
+
+
+def after(link: sqlite3.Connection, position: int, limit: int) -> list[Row]:
+    """Return the rows of at most `limit` items that changed after a position, by position."""
+    check_limit(limit)
+    return link.execute(_AFTER, (position, limit)).fetchall()
+
+
+def last_position(link: sqlite3.Connection) -> int:
+    """Return the position of the newest change, 0 when there was none."""
+    # A change only ever raises an item's position, so the highest is the newest.
+    (position,) = link.execute("SELECT coalesce(max(position), 0) FROM catalogue").fetchone()
+    return int(position)
+
+
+def change_of(path: Path, row: Row) -> ItemChange:
+    """Return a row of the table as a change. Raises Unavailable when it is damaged."""
+    number, item_id, position, deleted, payload, crc = row
+    try:
+        if change_checksum(item_id, number, position, deleted, payload) != crc:
+            raise ValueError
+        item = None if deleted else unpack_item(payload)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        raise Unavailable(
+            f"store {path}: item {item_id!r}, number {number}, does not match its checksum; the "
+            "file is damaged, restore it from a backup"
+        ) from None
+    return ItemChange(position=position, number=number, item_id=item_id, item=item)
+
+
+def load_live(link: sqlite3.Connection, path: Path, live: LiveRows) -> int:
+    """Take the live items of a release into an empty catalogue, or make sure that they agree.
+
+    Returns how many are new. Raises FailedPrecondition when the store has other items, or is
+    behind the release.
+    """
+    position = last_position(link)
+    known = dict(link.execute("SELECT number, id FROM items")) if live.rows else {}
+    behind = live.position > position
+    if behind and position:
+        raise FailedPrecondition(
+            f"store {path} must be at position {live.position} or later, where the release was "
+            f"rebuilt, got {position}; use the store that it was rebuilt from, or an empty one"
+        )
+    for number, item_id, at, deleted, payload in live.rows:
+        if behind and number not in known:
+            link.execute("INSERT INTO items VALUES (?, ?)", (number, item_id))
+        elif known.get(number) != item_id:
+            raise disagreement(path, number, known.get(number), item_id)
+        if behind:
+            crc = change_checksum(item_id, number, at, deleted, payload)
+            link.execute(_PUT, (number, item_id, at, deleted, payload, crc))
+    return len(live.rows) if behind else 0
+
+
+def disagreement(place: object, number: int, own: str | None, other: str | None) -> Exception:
+    """Return the error of a release that gives a number to another item than the store does."""
+    mine = "no item" if own is None else repr(own)
+    got = "no such item" if other is None else repr(other)
+    return FailedPrecondition(
+        f"item number {number} is {mine} in store {place} but {got} in the release, and a number "
+        "never changes its item; use another store for this release"
+    )
+
+
+def select(link: sqlite3.Connection, statement: str, ids: Sequence[str]) -> Iterator[tuple]:  # type: ignore[type-arg]
+    """Yield the rows of a statement with `{marks}` for ids, asked in chunks."""
+    for chunk in chunks(ids, READ_SIZES[-1]):
+        size = next(size for size in READ_SIZES if size >= len(chunk))
+        asked = chunk + chunk[-1:] * (size - len(chunk))
+        yield from link.execute(statement.format(marks=",".join("?" * size)), asked)
+
+
+def chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield the values in lists of at most `size`."""
+    listed = list(values)
+    for start in range(0, len(listed), size):
+        yield listed[start : start + size]
+
+
+def _put(
+    link: sqlite3.Connection, number: int, item_id: str, position: int, payload: bytes | None
+) -> None:
+    deleted, blob = int(payload is None), payload or b""
+    crc = change_checksum(item_id, number, position, deleted, blob)
+    link.execute(_PUT, (number, item_id, position, deleted, blob, crc))

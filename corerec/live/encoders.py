@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from corerec.errors import ReleaseError
 from corerec.multimodal.hashed import HashedNgramEncoder
+from corerec.multimodal.kept import ENCODERS, READS, EncoderReads
 from corerec.release import Release
 from corerec.stages import Float32s
 from corerec.store.catalogue import Item
-
-FOLDER = "encoders"
-COLUMNS = "columns.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +43,12 @@ class ContentEncoders:
         found = {}
         for name in release.manifest.files:
             folder, _, rest = name.partition("/")
-            if folder != FOLDER or not rest.endswith(f"/{COLUMNS}"):
+            if folder != ENCODERS or not rest.endswith(f"/{READS}"):
                 continue
-            path = release.file(name)
-            try:
-                columns = tuple(str(column) for column in json.loads(path.read_text()))
-            except (OSError, ValueError, TypeError) as error:
-                raise ReleaseError(f"{path}: must be a list of columns: {error}") from None
-            encoder = HashedNgramEncoder.load(path.parent)
-            found[rest.split("/")[0]] = TextEncoder(encoder=encoder, columns=columns)
+            path = release.file(name).parent
+            found[rest.split("/")[0]] = TextEncoder(
+                encoder=HashedNgramEncoder.load(path), columns=EncoderReads.load(path).columns
+            )
         return cls(found)
 
     def encode(self, name: str, items: Sequence[Item]) -> Float32s | None:

@@ -21,14 +21,13 @@ from corerec.multimodal.cache import VectorCache, encode_cached
 from corerec.multimodal.columns import pictures, texts
 from corerec.multimodal.encoder import ContentEncoder
 from corerec.multimodal.hashed import HashedNgramEncoder
+from corerec.multimodal.kept import ENCODERS, EncoderReads
 from corerec.release.durable import replace_atomically, sync_directory, sync_file
 from corerec.stages import Float32s
 
 Report = Callable[[str, int, int], None]
 """Called with a vector set's name, items done and items in all."""
 
-ENCODERS = "encoders"
-"""Folder of fitted encoders inside a data set folder."""
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -91,7 +90,8 @@ def encode_dataset(
     The folder is a whole data set at every moment: vectors are written beside it and synced, then
     `dataset.toml` is replaced in one step, then the files that it no longer names are removed. A
     zero row is an item whose content is missing. Comments in `dataset.toml` stay. A hashed
-    encoder is kept in `encoders/<name>-<digest>`: new items need the same document frequencies.
+    encoder is kept in `encoders/<name>-<digest>` with the columns that it reads: new items need
+    the same document frequencies.
 
     Raises:
         ConfigError, DataError: dataset.toml or the items table is wrong.
@@ -109,7 +109,7 @@ def encode_dataset(
         hits = cache.hits if cache else 0
         vectors = _vectors(data, job, cache, report)
         file = _write(data, job.name, vectors)
-        kept = _keep(data, job)
+        kept = _keep(data, job, spec, file)
         done.append(
             Encoded(
                 name=job.name,
@@ -144,13 +144,17 @@ def _vectors(
     return encode_cached(job.image_encoder, pictures(data, job.image), cache, step)
 
 
-def _keep(data: Path, job: EncodeJob) -> str:
+def _keep(data: Path, job: EncodeJob, spec: DatasetSpec, file: str) -> str:
     """Save a fitted encoder under a name that says its content, and return that."""
     encoder = job.text_encoder
     if not isinstance(encoder, HashedNgramEncoder):
         return ""
     name = f"{ENCODERS}/{job.name}-{encoder.fingerprint[:12]}"
     encoder.save(data / name)
+    own = {spec.items.title: "title", spec.items.category: "category"}
+    own |= {spec.items.creator: "creator"}
+    reads = EncoderReads(file=file, columns=tuple(own.get(name, name) for name in job.text))
+    reads.save(data / name)
     return name
 
 

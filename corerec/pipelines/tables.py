@@ -1,4 +1,4 @@
-"""Writes the tables of a release: catalogue, users, histories."""
+"""Writes the tables of a release besides its catalogue: attributes, users, histories."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def user_attributes(dataset: Dataset) -> list[Mapping[str, str]]:
         {name: value for name, value in zip(names, row, strict=True) if value is not None}
         for row in texts.iter_rows()
     ]
+
+
+def write_attributes(path: Path, dataset: Dataset) -> None:
+    """Write every column of the items as the data set has it; row i is item number i."""
+    dataset.items.drop("item_number", strict=False).write_parquet(path, compression="zstd")
 
 
 def write_users(path: Path, dataset: Dataset) -> None:

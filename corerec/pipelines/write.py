@@ -16,10 +16,11 @@ from safetensors.numpy import save_file
 from corerec.config import write_toml
 from corerec.engines.protocols import Ranker, Reranker, Retriever
 from corerec.features import PopularityTimeline
+from corerec.multimodal.kept import ENCODERS, kept_encoders
 from corerec.pipelines.config import TrainConfig
 from corerec.pipelines.parts import Parts
 from corerec.pipelines.sources import TrainedSource, item_space
-from corerec.pipelines.tables import write_histories, write_users
+from corerec.pipelines.tables import write_attributes, write_histories, write_users
 from corerec.ranking.files import save_ranker
 from corerec.ranking.train import RankerFit
 from corerec.ranking.transitions import TransitionTable
@@ -27,7 +28,7 @@ from corerec.release import ReleaseWriter, write_catalogue
 from corerec.rerank import DEFAULT_RULES, RerankRules, load_rules
 from corerec.rerank.rules import check_rules
 from corerec.retrieval.build import save_index
-from corerec.retrieval.options import HEADER, RetrievalHeader, RetrievalOptions
+from corerec.retrieval.options import HEADER, LISTS, RetrievalHeader, RetrievalOptions
 from corerec.retrieval.popular import PopularList
 from corerec.retrieval.sources import index_files, vectors_file
 
@@ -120,7 +121,8 @@ def _write_models(writer: ReleaseWriter, trained: Trained) -> None:
 
 def _kept_options(trained: Trained) -> RetrievalOptions:
     """Return the options with the quotas of the sources that the release holds."""
-    options, kinds = trained.config.retrieval, {own.source.kind for own in trained.sources}
+    options = trained.config.retrieval
+    kinds = {*LISTS, *(own.source.kind for own in trained.sources)}
     kept = {kind: weight for kind, weight in options.quotas.items() if kind in kinds}
     return replace(options, quotas=kept)
 
@@ -143,6 +145,10 @@ def _write_tables(writer: ReleaseWriter, parts: Parts) -> None:
     parts.schema.save(writer.path("schema.json"))
     parts.features.save(writer.path("item_features.safetensors"))
     write_catalogue(writer.path("catalogue.parquet"), parts.dataset.items)
+    write_attributes(writer.path("attributes.parquet"), parts.dataset)
+    for name, folder in kept_encoders(parts.dataset.root, parts.dataset.vectors).items():
+        for file in sorted(folder.iterdir()):
+            shutil.copyfile(file, writer.path(f"{ENCODERS}/{name}/{file.name}"))
     write_users(writer.path("users.parquet"), parts.dataset)
     write_histories(writer.path("histories.parquet"), parts.dataset, parts.events)
 

@@ -29,6 +29,7 @@ from corerec.retrieval.sources import VectorSource
 from corerec.stages import Source
 
 FILES = {
+    "attributes.parquet",
     "catalogue.parquet",
     "histories.parquet",
     "item_features.safetensors",
@@ -69,11 +70,14 @@ def _order_only(folder: Path, users: int = 40, length: int = 12) -> Path:
     return folder
 
 
-def test_a_release_holds_every_promised_file(tiny_release: Path) -> None:
+def test_a_release_holds_every_promised_file(tiny_release: Path, tiny_data: Path) -> None:
     release = Release.open(tiny_release)
     assert set(release.manifest.files) == FILES
     assert not list(tiny_release.parent.glob(".work-*"))
     assert release.info["counts"]["items"] == 500
+    assert pl.read_parquet(tiny_release / "attributes.parquet").equals(
+        load_dataset(tiny_data).items.drop("item_number")
+    )
     assert release.info["has_times"] is True
     vectors = load_file(tiny_release / "item_vectors.safetensors")["vectors"]
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, NamedTuple, TypeVar
 
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 E = TypeVar("E")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Answer(NamedTuple, Generic[R]):
@@ -46,6 +47,7 @@ class Batcher(Generic[E, R]):
     Args:
         max_queue: entries that may wait; one more is refused with ResourceExhausted.
         max_batch: entries computed together.
+        observe: called, in the event loop, with every result.
     """
 
     def __init__(
@@ -56,8 +58,10 @@ class Batcher(Generic[E, R]):
         metrics: Metrics,
         max_queue: int = 512,
         max_batch: int = 32,
+        observe: Callable[[R], None] | None = None,
     ) -> None:
         self.core = core
+        self._observe = observe
         self._stage = stage
         self._max_queue, self._max_batch = max_queue, max_batch
         self._queue: deque[_Waiting[E, R]] = deque()
@@ -122,7 +126,10 @@ class Batcher(Generic[E, R]):
                 for waiting, result in zip(batch, results, strict=True):
                     if isinstance(result, Exception):
                         _fail(waiting.future, result)
-                    elif not waiting.future.done():
+                        continue
+                    if self._observe is not None:
+                        self._observe(result)
+                    if not waiting.future.done():
                         queued = int((started - waiting.arrived) * 1e6)
                         waiting.future.set_result(Answer(result, queued))
         finally:
@@ -170,9 +177,16 @@ class Batcher(Generic[E, R]):
         for waiting in batch:
             self._queue_seconds.observe(started - waiting.arrived)
 
+    async def on_thread(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns, run on the core's thread between two batches.
+
+        The core may be changed there: nothing else uses it meanwhile.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
     async def probe(self) -> None:
         """Return when the core's thread is free to answer; a hung core never does."""
-        await asyncio.get_running_loop().run_in_executor(self._executor, int)
+        await self.on_thread(int)
 
     async def close(self) -> None:
         """Refuse new entries, finish those that wait, and end the thread."""

@@ -48,3 +48,8 @@ class StageConfig(ServerConfig):
     """Entries that may wait; one more gets RESOURCE_EXHAUSTED."""
     max_batch: Annotated[int, Field(ge=1, le=256)] = 32
     """Most entries that are computed together."""
+    store: str = ""
+    """Store whose catalogue this replica follows: a SQLite file, or redis://host:port/number. Empty
+    means that it serves the release's own items only; `corerec serve` fills in the gateway's."""
+    tail_ms: Annotated[int, Field(ge=1, le=60_000)] = 100
+    """How often the store is asked for changes of the catalogue, milliseconds."""

@@ -118,6 +118,74 @@ class Metrics:
             ("release",),
             registry=registry,
         )
+        self._add_catalogue(registry)
+        self._add_retrieval(registry)
+
+    def _add_catalogue(self, registry: CollectorRegistry) -> None:
+        self.catalogue_position = Gauge(
+            "corerec_catalogue_position",
+            "Position of the newest catalogue change that this process has applied.",
+            ("stage",),
+            registry=registry,
+        )
+        self.catalogue_lag = Gauge(
+            "corerec_catalogue_lag_seconds",
+            "Time since this process last had every catalogue change of the store.",
+            ("stage",),
+            registry=registry,
+        )
+        self.store_errors = Counter(
+            "corerec_store_errors_total",
+            "Times that this process could not read or write the store.",
+            ("stage",),
+            registry=registry,
+        )
+        self.delta_items = Gauge(
+            "corerec_delta_items",
+            "Items that are searched beside the main index until they are merged into it.",
+            ("stage",),
+            registry=registry,
+        )
+
+    def _add_retrieval(self, registry: CollectorRegistry) -> None:
+        self.source_seconds = Histogram(
+            "corerec_source_seconds",
+            "Time of one step of one retrieval source: encode or search.",
+            ("source", "step"),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.recall = Gauge(
+            "retrieval_recall_at_500",
+            "Share of the exact best 500 that the index finds, over recent sampled queries.",
+            ("source",),
+            registry=registry,
+        )
+        self.query_cache = Counter(
+            "corerec_query_cache_total",
+            "Query vectors looked up, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.shard_seconds = Histogram(
+            "corerec_shard_seconds",
+            "Time of one shard's answer to one search, as the retrieval front saw it.",
+            ("shard",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.hedges = Counter(
+            "corerec_hedges_total",
+            "Second RPCs sent because the first was late, by which of the two answered first.",
+            ("stage", "winner"),
+            registry=registry,
+        )
+        self.coverage = Histogram(
+            "corerec_coverage",
+            "Share of retrieval that answered a request.",
+            buckets=(0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 1.0),
+            registry=registry,
+        )
 
 
 @dataclass

@@ -22,12 +22,16 @@ from corerec.serving.logs import configure_logs
 from corerec.serving.metrics import Metrics, MetricsServer
 from corerec.serving.server import GrpcServer
 from corerec.serving.stage_host import StageHost
+from corerec.serving.tail import Tailer, follow
 from corerec.stages import StageCore
 
 log = logging.getLogger(__name__)
 
 E = TypeVar("E")
 R = TypeVar("R")
+
+Observe = Callable[[StageCore[E, R], Metrics], Callable[[R], None] | None]
+"""Registers what a core tells of itself, and returns what is called with each of its results."""
 
 _CHECK_SECONDS = 2.0
 # A core's thread that comes back to Python waits so long for the event loop to let go of the GIL.
@@ -118,17 +122,29 @@ def stage_process(
     name: str,
     load: Callable[[], StageCore[E, R]],
     add: Callable[[StageHost[E, R], grpc.aio.Server], None],
+    observe: Observe[E, R] = lambda core, metrics: None,
 ) -> ServerProcess:
-    """Return the process of one stage. `load` builds the core, `add` the servicer over its host."""
+    """Return the process of one stage, which serves only once it has the store's catalogue.
+
+    `load` builds the core, `add` the servicer over its host; `observe` returns what measures a
+    core's results, if anything.
+    """
     host: StageHost[E, R] | None = None
+    tailer: Tailer | None = None
 
     async def build(metrics: Metrics) -> tuple[Callable[[grpc.aio.Server], None], str]:
-        nonlocal host
+        nonlocal host, tailer
         limit_blas(config.threads)
         core = await asyncio.to_thread(load)
-        host = StageHost(contract, metrics, max_queue=config.max_queue, max_batch=config.max_batch)
+        host = StageHost(
+            contract,
+            metrics,
+            max_queue=config.max_queue,
+            max_batch=config.max_batch,
+            observe=observe(core, metrics),
+        )
         await asyncio.to_thread(core.warm)
-        host.add(core)
+        tailer = await follow(host.add(core), config, metrics, stage=contract.stage)
         made = host
         return lambda server: add(made, server), core.release
 
@@ -137,6 +153,8 @@ def stage_process(
             await host.probe()
 
     async def close() -> None:
+        if tailer is not None:
+            await tailer.close()
         if host is not None:
             await host.close()
 
@@ -160,12 +178,20 @@ async def serve_until_signalled(process: ServerProcess, announce: Callable[[], N
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    told = asyncio.create_task(stop.wait())
+    start = asyncio.create_task(process.start())
+    await asyncio.wait({told, start}, return_when=asyncio.FIRST_COMPLETED)
     try:
-        await process.start()
+        if start.done():
+            start.result()
+            announce()
+            await told
+        else:  # told to end while it waits for the store, say
+            start.cancel()
     except CoreRecError as error:
         log.error("cannot start: %s", error)
         return 1
-    announce()
-    await stop.wait()
+    finally:
+        told.cancel()
     await process.drain()
     return 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 
@@ -22,6 +23,29 @@ from corerec.stages import StageCore
 
 E = TypeVar("E")
 R = TypeVar("R")
+E_contra = TypeVar("E_contra", contravariant=True)
+R_co = TypeVar("R_co")
+
+
+class Runner(Protocol[E_contra, R_co]):
+    """What answers entries over one release: a Batcher, or shards behind one."""
+
+    @property
+    def in_flight(self) -> int:
+        """Entries that wait or are being computed."""
+        ...
+
+    def submit(self, entry: E_contra, budget: Budget) -> asyncio.Future[Answer[R_co]]:
+        """Queue an entry; see `Batcher.submit`."""
+        ...
+
+    async def probe(self) -> None:
+        """Return when the threads that compute are free to answer."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what waits and let everything go."""
+        ...
 
 
 class StageHost(Generic[E, R]):
@@ -34,11 +58,12 @@ class StageHost(Generic[E, R]):
         *,
         max_queue: int,
         max_batch: int,
+        observe: Callable[[R], None] | None = None,
     ) -> None:
         self.contract = contract
         self._metrics = metrics
-        self._max_queue, self._max_batch = max_queue, max_batch
-        self._batchers: dict[str, Batcher[E, R]] = {}
+        self._max_queue, self._max_batch, self._observe = max_queue, max_batch, observe
+        self._batchers: dict[str, Runner[E, R]] = {}
 
     def add(self, core: StageCore[E, R]) -> Batcher[E, R]:
         """Hold a core, warmed already, under its release."""
@@ -48,10 +73,15 @@ class StageHost(Generic[E, R]):
             metrics=self._metrics,
             max_queue=self._max_queue,
             max_batch=self._max_batch,
+            observe=self._observe,
         )
-        self._batchers[core.release] = batcher
-        self._metrics.release.labels(core.release).set(1)
+        self.hold(core.release, batcher)
         return batcher
+
+    def hold(self, release: str, runner: Runner[E, R]) -> None:
+        """Answer for a release with something that runs entries as a batcher does."""
+        self._batchers[release] = runner
+        self._metrics.release.labels(release).set(1)
 
     @property
     def in_flight(self) -> int:
@@ -63,8 +93,8 @@ class StageHost(Generic[E, R]):
         """Ids of the releases held."""
         return list(self._batchers)
 
-    def batcher(self, release: str) -> Batcher[E, R]:
-        """Return the batcher of a release. Raises FailedPrecondition when it is not held."""
+    def batcher(self, release: str) -> Runner[E, R]:
+        """Return what runs a release's entries. Raises FailedPrecondition when it is not held."""
         try:
             return self._batchers[release]
         except KeyError:
@@ -93,7 +123,7 @@ class StageHost(Generic[E, R]):
         return self.contract.response(results=[self._result(o) for o in outcomes])
 
     def _submit(
-        self, batcher: Batcher[E, R], message: Any, remaining: float | None
+        self, batcher: Runner[E, R], message: Any, remaining: float | None
     ) -> asyncio.Future[Answer[R]] | CoreRecError:
         try:
             seconds = message.budget_micros / 1e6

@@ -1,0 +1,199 @@
+"""Keeps one replica's core in step with the store's catalogue while it serves.
+
+The store is read in a thread of its own; the core changes only on its batcher's thread, between
+batches and a little at a time, so that no answer waits long for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corerec.errors import CoreRecError, Unavailable
+from corerec.serving.batching import Batcher
+from corerec.serving.config import StageConfig
+from corerec.serving.metrics import Metrics
+from corerec.store import Store, open_store
+from corerec.store.catalogue import ItemChange
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_READ_CHANGES = 1000  # in one read of the store
+_READ_EVENTS = 10_000
+_APPLY_STARTING = 1000  # in one turn on the core's thread, while nobody waits for an answer
+_APPLY_SERVING = 16
+_RETRY_SECONDS = 0.5
+
+
+@runtime_checkable
+class LiveCore(Protocol):
+    """A core whose items come and go. All of it runs on one thread at a time."""
+
+    @property
+    def position(self) -> int:
+        """Position of the newest change that is applied."""
+        ...
+
+    def apply(self, changes: Sequence[ItemChange]) -> None:
+        """Take changes, in the order of their positions. A bad one is logged and skipped."""
+        ...
+
+
+class Tailer:
+    """Follows the store for the core of one batcher.
+
+    Args:
+        every: seconds between looks at the store; how late a change is applied at most, nearly.
+    """
+
+    def __init__(
+        self,
+        batcher: Batcher[Any, Any],
+        store: Store,
+        metrics: Metrics,
+        *,
+        stage: str,
+        every: float,
+    ) -> None:
+        self._batcher, self._store, self._every = batcher, store, every
+        core = batcher.core
+        self._core: Any = core
+        self._position = core.position if isinstance(core, LiveCore) else 0
+        self._maintain: Callable[[], bool] = getattr(core, "maintain", lambda: False)
+        self._add_events: Callable[[NDArray[np.int64]], None] | None
+        self._add_events = getattr(core, "add_events", None)
+        self._events_seen = 0
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"{stage}-tail")
+        self._task: asyncio.Task[None] | None = None
+        self._stage, self._current = stage, time.monotonic()
+        self._errors = metrics.store_errors.labels(stage)
+        self._gauge = metrics.catalogue_position.labels(stage)
+        self._gauge.set(self._position)
+        # Asked at each scrape: a replica whose loop hangs shows it too.
+        metrics.catalogue_lag.labels(stage).set_function(lambda: self.lag)
+
+    @property
+    def position(self) -> int:
+        """Position of the newest change that the core has."""
+        return self._position
+
+    @property
+    def lag(self) -> float:
+        """Seconds since the core was last known to have everything that the store had."""
+        return max(0.0, time.monotonic() - self._current - self._every)
+
+    async def catch_up(self) -> None:
+        """Return when the core has everything; waits for a store that cannot be read."""
+        while True:
+            try:
+                while not await self._step(_APPLY_STARTING):
+                    pass
+                while await self._batcher.on_thread(self._maintain):
+                    pass
+                return
+            except CoreRecError as error:
+                self._failed(error)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    def start(self) -> None:
+        """Follow from now on."""
+        self._task = asyncio.create_task(self._follow(), name=f"{self._stage}-tail")
+
+    async def _follow(self) -> None:
+        while True:
+            started = time.monotonic()
+            try:
+                current = await self._step(_APPLY_SERVING)
+                await self._maintain_until(started + self._every)
+            except CoreRecError as error:
+                self._failed(error)
+                current = True
+            except Exception:  # the replica answers on with what it has, and says so
+                log.exception("%s cannot follow the catalogue", self._stage)
+                self._errors.inc()
+                current = True
+            if current:
+                await asyncio.sleep(max(0.0, started + self._every - time.monotonic()))
+
+    async def _step(self, chunk: int) -> bool:
+        """Take one read's worth of what is new; returns whether that was all of it."""
+        began = time.monotonic()
+        changes = await self._read(lambda: self._store.changes(self._position, _READ_CHANGES))
+        for start in range(0, len(changes), chunk):
+            part = changes[start : start + chunk]
+            await self._batcher.on_thread(partial(self._core.apply, part))
+            self._position = part[-1].position
+            self._gauge.set(self._position)
+        more = await self._take_events()
+        current = len(changes) < _READ_CHANGES and not more
+        if current:
+            self._current = began
+        return current
+
+    async def _take_events(self) -> bool:
+        """Give the core the events that it wants; returns whether there are more."""
+        add = self._add_events
+        if add is None:
+            return False
+        seen, events = await self._read(
+            lambda: self._store.events_after(self._events_seen, _READ_EVENTS)
+        )
+        if len(events):
+            await self._batcher.on_thread(lambda: add(events))
+        self._events_seen = seen
+        return len(events) >= _READ_EVENTS
+
+    async def _maintain_until(self, due: float) -> None:
+        """Do the core's upkeep in small steps, with room for a batch between any two."""
+        while await self._batcher.on_thread(self._maintain) and time.monotonic() < due:
+            pass
+
+    async def _read(self, read: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, read)
+
+    def _failed(self, error: CoreRecError) -> None:
+        self._errors.inc()
+        log.warning("%s cannot read the store: %s", self._stage, error)
+
+    async def close(self) -> None:
+        """Stop following, and let the store go."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._executor.shutdown(wait=True)
+        self._store.close()
+
+
+async def follow(
+    batcher: Batcher[Any, Any], config: StageConfig, metrics: Metrics, *, stage: str
+) -> Tailer | None:
+    """Return a tailer that has caught up and follows; None without a store or a live core.
+
+    Waits for a store that cannot be opened or read: a replica that serves has what was
+    acknowledged before.
+    """
+    live = isinstance(batcher.core, LiveCore)
+    if not config.store or not live:
+        return None
+    while True:
+        try:
+            store = await asyncio.to_thread(open_store, config.store)
+            break
+        except Unavailable as error:
+            metrics.store_errors.labels(stage).inc()
+            log.warning("%s cannot open the store: %s", stage, error)
+            await asyncio.sleep(_RETRY_SECONDS)
+    tailer = Tailer(batcher, store, metrics, stage=stage, every=config.tail_ms / 1000)
+    await tailer.catch_up()
+    tailer.start()
+    return tailer

@@ -1,40 +1,44 @@
 """RetrievalCore: users in, the few hundred items of the catalogue that each may want out."""
 
-# B users, S sources, k places, N items, D width of a source's space
+# B users, n items
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
-import faiss
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from corerec.errors import CoreRecError, InvalidArgument
+from corerec.errors import CoreRecError
 from corerec.features import FeatureSchema, UserIndex
 from corerec.release import Release
-from corerec.retrieval.check import check_history
-from corerec.retrieval.fuse import Turns, fuse, turns
-from corerec.retrieval.options import HEADER, RetrievalHeader, RetrievalOptions, shares_of
+from corerec.retrieval.front import Front
+from corerec.retrieval.options import HEADER, RetrievalHeader, RetrievalOptions
 from corerec.retrieval.popular import PopularList
-from corerec.retrieval.sources import RetrievalSource, VectorSource, load_source
+from corerec.retrieval.shard import ShardCore
+from corerec.retrieval.sources import (
+    QueryEncoder,
+    RetrievalSource,
+    VectorSource,
+    join_source,
+    load_encoder,
+    load_vectors,
+)
 from corerec.stages import (
-    MAX_K,
-    Candidates,
     Float32s,
     Int64s,
     RetrieveEntry,
     RetrieveResult,
+    SearchEntry,
+    SearchResult,
+    SourceList,
     UserContext,
 )
 
 
 class RetrievalCore:
-    """Retrieves for batches of users from one release; safe to call from several threads."""
+    """A front and one shard of all items in one process, for batches of users of one release."""
 
     def __init__(
         self,
@@ -53,13 +57,25 @@ class RetrievalCore:
             InvalidArgument: without a source, or with two of one kind.
             ConfigError: when a quota names a source that is not there.
         """
-        kinds = [source.kind for source in sources]
-        if not kinds or len(set(kinds)) < len(kinds):
-            raise InvalidArgument(f"retrieval must have sources, each of another kind, got {kinds}")
-        self._release, self._popular, self._schema, self._users = release, popular, schema, users
-        self._options, self._threads = options or RetrievalOptions(), threads
         self._sources = tuple(sources)
-        self._shares = shares_of(kinds, self._options.quotas)
+        self._popular, self._schema, self._users = popular, schema, users
+        self._options = options or RetrievalOptions()
+        vectors = [source for source in sources if isinstance(source, VectorSource)]
+        self._own = [source for source in sources if not isinstance(source, VectorSource)]
+        self._encoders = [
+            QueryEncoder(kind=s.kind, source=s.source, encode=s.encode, weight=s.weight)
+            for s in vectors
+        ]
+        self.front = Front(
+            release=release,
+            encoders=self._encoders,
+            schema=schema,
+            users=users,
+            options=self._options,
+            own={source.kind: source.source for source in self._own},
+            threads=threads,
+        )
+        self.shard = ShardCore(release=release, sources=vectors, popular=popular, threads=threads)
 
     @classmethod
     def load(
@@ -78,19 +94,21 @@ class RetrievalCore:
             ReleaseError: when a file is missing or the parts are not of one model.
         """
         schema = FeatureSchema.load(release.file("schema.json"))
-        users = UserIndex.read(release.file("users.parquet"))
         header = RetrievalHeader.load(release.file(HEADER))
-        weights = header.score_weights
+        weights = {kind: header.score_weights.get(kind, 1.0) for kind in header.sources}
         found = [
-            load_source(release, kind, schema, weight=weights.get(kind, 1.0), threads=threads)
-            for kind in header.sources
+            join_source(
+                load_encoder(release, kind, weight=weight, threads=threads),
+                load_vectors(release, kind, schema, weight=weight),
+            )
+            for kind, weight in weights.items()
         ]
         return cls(
             release=release.id,
             sources=[*found, *own],
             popular=PopularList.load(release.file("popular.parquet"), schema.item_count),
             schema=schema,
-            users=users,
+            users=UserIndex.read(release.file("users.parquet")),
             options=header.options if config is None else config,
             threads=threads,
         )
@@ -98,7 +116,7 @@ class RetrievalCore:
     @property
     def release(self) -> str:
         """Id of the release that this core holds."""
-        return self._release
+        return self.front.release
 
     @property
     def sources(self) -> tuple[RetrievalSource, ...]:
@@ -107,10 +125,7 @@ class RetrievalCore:
 
     def check(self, entry: RetrieveEntry) -> None:
         """Raise InvalidArgument when the entry breaks a rule."""
-        if not 1 <= entry.k <= MAX_K:
-            raise InvalidArgument(f"k must be in [1, {MAX_K}], got {entry.k}")
-        check_history(entry.user)
-        self._schema.check_attributes(entry.user.attributes)
+        self.front.check(entry)
 
     def run(self, entries: Sequence[RetrieveEntry]) -> Sequence[RetrieveResult | CoreRecError]:
         """Return candidates, best first, for each entry; a bad entry gets its error instead.
@@ -118,22 +133,23 @@ class RetrievalCore:
         A source whose model gives no finite query for a user is left out for that user: it has no
         timing, and `coverage` is the share of the places of those that were asked.
         """
-        self._use_threads()
-        results: list[RetrieveResult | CoreRecError | None] = [self._fault(e) for e in entries]
-        good = [i for i, result in enumerate(results) if result is None]
-        asked = [_Asked.of(s, [entries[i].user for i in good]) for s in self._sources]
-        answered = np.array([own.finite for own in asked]).reshape(len(asked), len(good))
-        for row, i in enumerate(good):
-            if not answered[:, row].any():
-                kinds = ", ".join(source.kind for source in self._sources)
-                results[i] = CoreRecError(f"no source gave a finite query, asked: {kinds}")
-        for k in {entries[i].k for i in good}:
-            rows = [r for r, i in enumerate(good) if entries[i].k == k and results[i] is None]
-            batch = [entries[good[r]] for r in rows]
-            parts = [own.take(np.array(rows, np.int64)) for own in asked]
-            for r, result in zip(rows, self._search(batch, parts, k), strict=True):
-                results[good[r]] = result
-        return [result for result in results if result is not None]
+        encoded = self.front.encode(entries)
+        results: list[RetrieveResult | CoreRecError] = []
+        good = [i for i, own in enumerate(encoded.entries) if isinstance(own, SearchEntry)]
+        searches = [own for own in encoded.entries if isinstance(own, SearchEntry)]
+        found = dict(zip(good, self.shard.run(searches), strict=True))
+        if self._own and good:
+            self._ask_own(entries, dict(zip(good, searches, strict=True)), found)
+        for i, own in enumerate(encoded.entries):
+            if isinstance(own, CoreRecError):
+                results.append(own)
+                continue
+            result = found[i]
+            if isinstance(result, SearchResult):
+                results.append(self.front.fuse(entries[i], own, [result], encoded.micros))
+            else:
+                results.append(result)
+        return results
 
     def warm(self) -> None:
         """Run typical batches so that the first real one is as fast as any."""
@@ -149,129 +165,48 @@ class RetrievalCore:
         They have none without a vector source: places in lists are no scores.
         """
         found = np.full(numbers.shape, np.nan, np.float32)
-        for source in self._sources:
-            if isinstance(source, VectorSource) and source.weight:
-                for row, query in enumerate(source.encode(users)):
+        queries: list[dict[str, Float32s]] = [{} for _ in users]
+        for encoder in self._encoders:
+            if encoder.weight:
+                for row, query in enumerate(encoder.encode(users)):
                     if np.isfinite(query).all():
-                        found[row] = np.nan_to_num(found[row]) + source.score(query, numbers[row])
+                        queries[row][encoder.kind] = query
+        for row, own in enumerate(queries):
+            if own:
+                found[row] = self.shard.totals(SearchEntry(queries=own, k=1), numbers[row])
         return found
 
-    def _fault(self, entry: RetrieveEntry) -> CoreRecError | None:
-        try:
-            self.check(entry)
-        except CoreRecError as error:
-            return error
-        return None
-
-    def _search(
-        self, entries: list[RetrieveEntry], asked: list[_Asked], k: int
-    ) -> list[RetrieveResult]:
-        none = np.empty(0, np.int64)
-        seen = [entry.user.items if entry.exclude_seen else none for entry in entries]
-        lists = np.full((len(entries), len(asked), k), -1, np.int64)  # (B, S, k)
-        timings: list[dict[str, int]] = [{} for _ in entries]
-        for place, own in enumerate(asked):
-            start = time.perf_counter_ns()
-            rows = np.flatnonzero(own.finite)
-            lists[rows, place] = own.source.search(
-                [entries[row].user for row in rows],
-                own.queries[rows],
-                k,
-                [seen[row] for row in rows],
-            )
-            search = (time.perf_counter_ns() - start) // 1000
-            for row in rows:
-                timings[row] |= {
-                    f"{own.source.kind}_encode": own.encode_micros,
-                    f"{own.source.kind}_search": search,
-                }
-        drawn = turns(k, self._shares, tuple(int(s.source) for s in self._sources))
-        start = time.perf_counter_ns()
-        candidates = [
-            self._fuse(entry.user, lists[row], drawn, seen[row], asked, row)
-            for row, entry in enumerate(entries)
-        ]
-        micros = (time.perf_counter_ns() - start) // 1000
-        return [
-            RetrieveResult(
-                candidates=own,
-                coverage=self._coverage([bool(part.finite[row]) for part in asked]),
-                timings=timings[row] | {"fuse": micros},
-            )
-            for row, own in enumerate(candidates)
-        ]
-
-    def _fuse(
+    def _ask_own(
         self,
-        user: UserContext,
-        lists: Int64s,
-        drawn: Turns,
-        seen: Int64s,
-        asked: list[_Asked],
-        row: int,
-    ) -> Candidates:
-        found = fuse(
-            lists,
-            drawn,
-            popular=self._popular.numbers,
-            places=int(lists.shape[1] * self._popular_share(user)),
-            seen=seen,
-            item_count=self._schema.item_count,
+        entries: Sequence[RetrieveEntry],
+        searches: dict[int, SearchEntry],
+        found: dict[int, SearchResult | CoreRecError],
+    ) -> None:
+        """Add the lists of your own sources to what the shard found, in place."""
+        for k in {search.k for search in searches.values()}:
+            rows = [i for i in searches if searches[i].k == k]
+            users = [entries[i].user for i in rows]
+            for source in self._own:
+                start = time.perf_counter_ns()
+                lists = source.search(
+                    users, source.encode(users), k, [searches[i].excluded for i in rows]
+                )
+                micros = (time.perf_counter_ns() - start) // 1000
+                for i, own in zip(rows, lists, strict=True):
+                    result = found[i]
+                    if isinstance(result, SearchResult):
+                        numbers = own[own >= 0]
+                        found[i] = replace(
+                            result,
+                            lists=(*result.lists, self._list(source, searches[i], numbers)),
+                            timings={**result.timings, f"{source.kind}_search": micros},
+                        )
+
+    def _list(self, source: RetrievalSource, search: SearchEntry, numbers: Int64s) -> SourceList:
+        places = np.arange(1, len(numbers) + 1, dtype=np.float32)
+        return SourceList(
+            kind=source.kind,
+            numbers=numbers,
+            scores=np.reciprocal(places),
+            totals=self.shard.totals(search, numbers),
         )
-        scores = self._scores(found.numbers, asked, row)
-        order = np.argsort(-scores, kind="stable")
-        return Candidates(
-            numbers=found.numbers[order], scores=scores[order], sources=found.sources[order]
-        )
-
-    def _scores(self, numbers: Int64s, asked: list[_Asked], row: int) -> Float32s:
-        """Return the weighted sum of dot products; without any, 1 / place among the draws."""
-        scores: Float32s | None = None
-        for own in asked:
-            if isinstance(own.source, VectorSource) and own.finite[row] and own.source.weight:
-                part = own.source.score(own.queries[row], numbers)
-                scores = part if scores is None else scores + part
-        if scores is None:
-            return np.reciprocal(np.arange(1, len(numbers) + 1, dtype=np.float32))
-        return scores
-
-    def _coverage(self, answered: Sequence[bool]) -> float:
-        if all(answered):
-            return 1.0
-        return float(sum(share for share, own in zip(self._shares, answered, strict=True) if own))
-
-    def _popular_share(self, user: UserContext) -> float:
-        items = user.items
-        cold = not len(items) or not ((items >= 0) & (items < self._schema.item_count)).any()
-        if cold and not self._users.rows([user.user_id])[0]:
-            return self._options.cold_popular_share
-        return self._options.popular_share
-
-    def _use_threads(self) -> None:
-        # OpenMP keeps its number of threads per calling thread, and an executor brings its own.
-        omp: Any = faiss
-        if omp.omp_get_max_threads() != self._threads:
-            omp.omp_set_num_threads(self._threads)
-        if torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A source and its queries of a batch."""
-
-    source: RetrievalSource
-    queries: Float32s  # (B, D)
-    finite: NDArray[np.bool_]  # (B,)
-    encode_micros: int
-
-    @classmethod
-    def of(cls, source: RetrievalSource, users: list[UserContext]) -> _Asked:
-        start = time.perf_counter_ns()
-        queries = source.encode(users)
-        micros = (time.perf_counter_ns() - start) // 1000
-        return cls(source, queries, np.asarray(np.isfinite(queries).all(axis=1)), micros)
-
-    def take(self, rows: Int64s) -> _Asked:
-        finite: NDArray[np.bool_] = self.finite[rows]
-        return _Asked(self.source, self.queries[rows], finite, self.encode_micros)

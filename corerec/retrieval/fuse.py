@@ -5,7 +5,7 @@ scheduling. A draw that is there already, or that a source does not have, is the
 place goes to the others in the order of their turns.
 """
 
-# S sources, k places, N items
+# S sources, k places, P popular items, n candidates
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class Fused(NamedTuple):
     """(n,) item numbers."""
     sources: Bytes8
     """(n,) values of Source: whose draw brought the item first."""
+    at: Int64s
+    """(n,) places of that draw in the lists laid end to end, the popular list after them."""
 
 
 @dataclass(frozen=True)
@@ -48,56 +50,39 @@ def turns(k: int, shares: tuple[float, ...], sources: tuple[int, ...]) -> Turns:
     return Turns(order, marks)
 
 
-def fuse(
-    lists: Int64s,
-    drawn: Turns,
-    *,
-    popular: Int64s,
-    places: int,
-    seen: Int64s,
-    item_count: int,
-) -> Fused:
+def fuse(lists: Int64s, drawn: Turns, *, popular: Int64s, places: int) -> Fused:
     """Return at most k candidates, at most `places` of them from the popular list.
 
-    The sources keep the other places; popular items that they brought into those, or that were
-    seen, take none; places that the popular list cannot fill go back to the sources.
+    The sources keep the other places; popular items that they brought into those take none; places
+    that the popular list cannot fill go back to the sources.
 
-    Shapes: lists (S, k), best first, padded with -1, without seen items; popular (P,) best first;
-    seen (E,) in any order. Every number but those of `seen` is below `item_count`.
+    Shapes: lists (S, k), best first, padded with -1; popular (P,) best first. None holds an item
+    that was seen.
     """
     k = lists.shape[1]
-    numbers, sources = _draw(lists, drawn, item_count)
+    numbers, sources, at = _draw(lists, drawn)
     head = min(len(numbers), k - places)
-    taken = np.zeros(item_count, np.bool_)
-    taken[numbers[:head]] = True
-    if len(seen):
-        taken[seen[(seen >= 0) & (seen < item_count)]] = True
-    extra = popular[~taken[popular]][:places]
+    free = np.flatnonzero(~np.isin(popular, numbers[:head]))[:places]
+    extra = popular[free]
     room = k - head - len(extra)
-    rest, marks = numbers[head:], sources[head:]
-    if room and len(rest):
-        taken[extra] = True
-        free = ~taken[rest]
-        rest, marks = rest[free], marks[free]
+    rest = np.arange(head, len(numbers))
+    rest = rest[~np.isin(numbers[rest], extra)][:room]
+    kept = np.concatenate([np.arange(head), rest])
     return Fused(
-        np.concatenate([numbers[:head], rest[:room], extra]),
-        np.concatenate(
-            [sources[:head], marks[:room], np.full(len(extra), Source.POPULAR, np.uint8)]
-        ),
+        np.concatenate([numbers[kept], extra]),
+        np.concatenate([sources[kept], np.full(len(extra), Source.POPULAR, np.uint8)]),
+        np.concatenate([at[kept], lists.size + free]),
     )
 
 
-def _draw(lists: Int64s, drawn: Turns, item_count: int) -> tuple[Int64s, Bytes8]:
-    """Return what the sources draw, each item at its first draw."""
-    numbers, sources = lists.reshape(-1)[drawn.order], drawn.sources
+def _draw(lists: Int64s, drawn: Turns) -> tuple[Int64s, Bytes8, Int64s]:
+    """Return what the sources draw, each item at its first draw, and the places of the draws."""
+    at = drawn.order
+    numbers, sources = lists.reshape(-1)[at], drawn.sources
     there = numbers >= 0
     if not there.all():
-        numbers, sources = numbers[there], sources[there]
+        numbers, sources, at = numbers[there], sources[there], at[there]
     if len(lists) > 1:
-        place = np.arange(len(numbers))
-        # Of several assignments to one element the last stays: written backwards, the first draw.
-        first = np.empty(item_count, np.int64)
-        first[numbers[::-1]] = place[::-1]
-        once = first[numbers] == place
-        numbers, sources = numbers[once], sources[once]
-    return numbers, sources
+        once = np.sort(np.unique(numbers, return_index=True)[1])
+        numbers, sources, at = numbers[once], sources[once], at[once]
+    return numbers, sources, at

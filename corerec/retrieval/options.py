@@ -19,6 +19,13 @@ KINDS = {
     "matrix_factorization": Source.MATRIX_FACTORIZATION,
 }
 """The models that a release can hold as sources, in the order of their turns."""
+LISTS = {
+    "item_to_item": Source.ITEM_TO_ITEM,
+    "trending": Source.TRENDING,
+    "fresh": Source.FRESH,
+}
+"""The sources without a model, in the order of their turns, after those with one. Each is asked
+when `quotas` names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +33,9 @@ class RetrievalOptions:
     """How candidates of several sources share the places."""
 
     quotas: dict[str, float] = field(default_factory=dict)
-    """Weight of a source's share of the places by its kind, such as `bert4rec`; above 0. A source
-    that is not named has 1; weights count relative to the sources that there are."""
+    """Weight of a source's share of the places by its kind, such as `bert4rec`; above 0. A model
+    that is not named has 1, a list that is not named is not asked; weights count relative to the
+    sources that there are."""
     popular_share: float = 0.1
     """Share of k that popular items fill which no other source brought, [0, 1]."""
     cold_popular_share: float = 1.0
@@ -75,13 +83,18 @@ class RetrievalHeader:
         return header
 
 
+def asked_kinds(kinds: Sequence[str], quotas: Mapping[str, float]) -> tuple[str, ...]:
+    """Return `kinds` and the lists that the quotas name, in the order of their turns."""
+    return (*kinds, *(kind for kind in LISTS if kind in quotas and kind not in kinds))
+
+
 def shares_of(kinds: Sequence[str], quotas: Mapping[str, float]) -> tuple[float, ...]:
     """Return each source's share of the places; they add to 1.
 
     Raises:
-        ConfigError: when a quota names a source that is not among `kinds`.
+        ConfigError: when a quota names a source that is neither among `kinds` nor a list.
     """
-    if unknown := sorted(set(quotas) - set(kinds)):
-        raise ConfigError(f"quotas must name sources among {list(kinds)}, got {unknown}")
+    if unknown := sorted(set(quotas) - set(kinds) - set(LISTS)):
+        raise ConfigError(f"quotas must name sources among {[*kinds, *LISTS]}, got {unknown}")
     weights = [quotas.get(kind, 1.0) for kind in kinds]
     return tuple(weight / sum(weights) for weight in weights)

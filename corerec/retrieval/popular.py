@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from corerec.errors import ReleaseError
+from corerec.retrieval.merge import best_first
 from corerec.stages import Float32s, Int64s
 
 MAX_POPULAR = 1000
@@ -38,6 +39,17 @@ class PopularList:
         order = np.argsort(-scores, kind="stable")[:MAX_POPULAR]
         order = order[scores[order] > 0]
         return cls(order.astype(np.int64), scores[order].astype(np.float32))
+
+    def of_shard(self, shard: int, shards: int) -> PopularList:
+        """Return the items whose number is `shard` modulo `shards`, ties by lower number."""
+        order = best_first(self.numbers, self.scores)
+        order = order[self.numbers[order] % shards == shard]
+        return PopularList(self.numbers[order], self.scores[order])
+
+    def best(self, k: int, excluded: Int64s) -> tuple[Int64s, Float32s]:
+        """Return the first k that are not excluded, and their scores."""
+        rows = np.flatnonzero(~np.isin(self.numbers, excluded))[:k]
+        return self.numbers[rows], self.scores[rows]
 
     def save(self, path: Path) -> None:
         """Write item_number and score, best first, as Parquet."""

@@ -23,7 +23,7 @@ from corerec.engines.protocols import Retriever
 from corerec.errors import InvalidArgument, ReleaseError
 from corerec.features import FeatureSchema
 from corerec.release import Release
-from corerec.retrieval.build import load_index
+from corerec.retrieval.build import build_index, load_index
 from corerec.retrieval.index import ItemIndex
 from corerec.retrieval.options import KINDS
 from corerec.stages import Float32s, Int64s, Source, UserContext
@@ -63,29 +63,62 @@ class RetrievalSource(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VectorSource:
-    """A model whose dot products an index ranks."""
+class QueryEncoder:
+    """The users' side of a model: what the front asks."""
 
     kind: str
     source: Source
     encode: Encode
+    weight: float = 1.0
+    """Weight of its dot product in a candidate's score, >= 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexedVectors:
+    """The items' side of a model: what a shard asks."""
+
+    kind: str
+    source: Source
     vectors: Float32s
-    """(N, D) by item number, of any length."""
+    """(N, D), of any length: row i is item number i * shards + shard."""
     index: ItemIndex
     model_id: str
     weight: float = 1.0
     """Weight of its dot product in a candidate's score, >= 0."""
+    shard: int = 0
+    shards: int = 1
+
+    def of_shard(self, shard: int, shards: int) -> IndexedVectors:
+        """Return the items whose number is `shard` modulo `shards`; a whole source is cut."""
+        if (shard, shards) == (self.shard, self.shards):
+            return self
+        if self.shards != 1:
+            raise InvalidArgument(f"only a whole source can be cut, got one of {self.shards}")
+        vectors = np.ascontiguousarray(self.vectors[shard::shards])
+        numbers = np.arange(shard, len(self.vectors), shards, dtype=np.int64)
+        return IndexedVectors(
+            kind=self.kind,
+            source=self.source,
+            vectors=vectors,
+            index=build_index(vectors, numbers, model_id=self.model_id),
+            model_id=self.model_id,
+            weight=self.weight,
+            shard=shard,
+            shards=shards,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorSource(IndexedVectors):
+    """A model whose dot products an index ranks: both sides, over all items."""
+
+    encode: Encode
 
     def search(
         self, users: Sequence[UserContext], queries: Float32s, k: int, seen: Sequence[Int64s]
     ) -> Int64s:
         """Return the k items of highest dot product of each query; see RetrievalSource."""
         return self.index.search(queries, k, seen, model_id=self.model_id)[0]
-
-    def score(self, query: Float32s, numbers: Int64s) -> Float32s:
-        """Return its part of the scores (n,) of items (n,) for a query (D,)."""
-        found: Float32s = np.take(self.vectors, numbers, axis=0) @ query
-        return found if self.weight == 1 else found * np.float32(self.weight)
 
 
 class ListSource:
@@ -134,16 +167,34 @@ def index_files(kind: str) -> tuple[str, str]:
     return f"{kind}_index.faiss", f"{kind}_index.json"
 
 
-def load_source(
-    release: Release, kind: str, schema: FeatureSchema, *, weight: float = 1.0, threads: int = 1
-) -> VectorSource:
-    """Return a source of a release.
+def load_encoder(
+    release: Release, kind: str, *, weight: float = 1.0, threads: int = 1
+) -> QueryEncoder:
+    """Return the users' side of a source of a release. Raises ReleaseError for a missing file."""
+    torch.set_num_threads(threads)
+    header = release.file(f"{kind}.json")
+    release.file(f"{kind}.safetensors")
+    model = model_class(kind).load(release.path)
+    end = int(release.info["data_end_micros"])
+
+    def encode(users: Sequence[UserContext]) -> Float32s:
+        # A model ends with its training slice, a release with its data.
+        found: Float32s = model.encode_users([u if u.now else replace(u, now=end) for u in users])
+        return found
+
+    read_model_id(header)
+    return QueryEncoder(kind=kind, source=KINDS[kind], encode=encode, weight=weight)
+
+
+def load_vectors(
+    release: Release, kind: str, schema: FeatureSchema, *, weight: float = 1.0
+) -> IndexedVectors:
+    """Return the items' side of a source of a release.
 
     Raises:
         ReleaseError: when a file is missing or the parts are not of one model.
     """
-    torch.set_num_threads(threads)
-    encode, model_id = _load_model(release, kind)
+    model_id = read_model_id(release.file(f"{kind}.json"))
     path, header = (release.file(name) for name in index_files(kind))
     index = load_index(path, header, model_id=model_id)
     vectors = load_file(release.file(vectors_file(kind)))["vectors"]
@@ -153,14 +204,26 @@ def load_source(
             f"{header}: index, vectors and catalogue must agree on {expected}, got "
             f"{(index.info.count, index.info.dim)} and {vectors.shape}"
         )
-    return VectorSource(
+    return IndexedVectors(
         kind=kind,
         source=KINDS[kind],
-        encode=encode,
         vectors=vectors,
         index=index,
         model_id=model_id,
         weight=weight,
+    )
+
+
+def join_source(encoder: QueryEncoder, indexed: IndexedVectors) -> VectorSource:
+    """Return both sides of a model as one source."""
+    return VectorSource(
+        kind=indexed.kind,
+        source=indexed.source,
+        encode=encoder.encode,
+        vectors=indexed.vectors,
+        index=indexed.index,
+        model_id=indexed.model_id,
+        weight=indexed.weight,
     )
 
 
@@ -176,17 +239,3 @@ def read_model_id(header: Path) -> str:
         return str(json.loads(header.read_text())["model_id"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReleaseError(f"{header}: must name the model_id of its weights: {error}") from None
-
-
-def _load_model(release: Release, kind: str) -> tuple[Encode, str]:
-    header = release.file(f"{kind}.json")
-    release.file(f"{kind}.safetensors")
-    model = model_class(kind).load(release.path)
-    end = int(release.info["data_end_micros"])
-
-    def encode(users: Sequence[UserContext]) -> Float32s:
-        # A model ends with its training slice, a release with its data.
-        found: Float32s = model.encode_users([u if u.now else replace(u, now=end) for u in users])
-        return found
-
-    return encode, read_model_id(header)

@@ -31,10 +31,8 @@ def _fuse(
     return fuse(
         padded,
         turns(k, shares, tuple(int(mark) for mark in MARKS[: len(lists)])),
-        popular=np.array(popular or [], np.int64),
+        popular=np.array([n for n in popular or [] if n not in (seen or [])], np.int64),
         places=places,
-        seen=np.array(seen or [], np.int64),
-        item_count=ITEMS,
     )
 
 

@@ -1,0 +1,284 @@
+"""Front: encodes users to searches that any shard answers, and fuses what the shards found."""
+
+# B users, S sources, k places, n candidates
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from corerec.errors import CoreRecError, InvalidArgument
+from corerec.features import FeatureSchema, UserIndex
+from corerec.release import Release
+from corerec.retrieval.check import check_history
+from corerec.retrieval.fuse import Fused, fuse, turns
+from corerec.retrieval.merge import POPULAR, merge
+from corerec.retrieval.options import (
+    HEADER,
+    LISTS,
+    RetrievalHeader,
+    RetrievalOptions,
+    asked_kinds,
+    shares_of,
+)
+from corerec.retrieval.sources import QueryEncoder, load_encoder
+from corerec.retrieval.threads import use_threads
+from corerec.stages import (
+    MAX_K,
+    Candidates,
+    Float32s,
+    Int64s,
+    RetrieveEntry,
+    RetrieveResult,
+    SearchEntry,
+    SearchResult,
+    Source,
+    SourceList,
+    UserContext,
+)
+
+MAX_LAST = 20
+"""Newest items of a user that a shard is told of, for item-to-item."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """The searches of a batch of entries."""
+
+    entries: list[SearchEntry | CoreRecError]
+    """One an entry; an error where it broke a rule or no source has a finite query."""
+    micros: Mapping[str, int] = field(default_factory=dict)
+    """Microseconds that each encoder took over the batch, by kind."""
+
+
+class Front:
+    """The side of retrieval that knows users and no items; safe to call from several threads."""
+
+    def __init__(
+        self,
+        *,
+        release: str,
+        encoders: Sequence[QueryEncoder],
+        schema: FeatureSchema,
+        users: UserIndex,
+        options: RetrievalOptions | None = None,
+        own: Mapping[str, Source] | None = None,
+        shards: int = 1,
+        threads: int = 1,
+    ) -> None:
+        """Join the parts; `Front.load` reads them from a release.
+
+        `own` are lists that the caller adds to the results of the shards, by kind.
+
+        Raises:
+            InvalidArgument: without a source, or with two of one kind.
+            ConfigError: when a quota names a source that is not there.
+        """
+        own, options = own or {}, options or RetrievalOptions()
+        kinds = [*(encoder.kind for encoder in encoders), *own]
+        if not kinds or len(set(kinds)) < len(kinds):
+            raise InvalidArgument(f"retrieval must have sources, each of another kind, got {kinds}")
+        self._release, self._schema, self._users = release, schema, users
+        self._encoders, self._options = tuple(encoders), options
+        self._shards, self._threads = shards, threads
+        self._kinds = asked_kinds(kinds, options.quotas)
+        shares_of(kinds, options.quotas)
+        self._shares = shares_of(self._kinds, options.quotas)
+        marks = {encoder.kind: encoder.source for encoder in encoders} | dict(own) | LISTS
+        self._marks = {kind: marks[kind] for kind in self._kinds}
+        self._weighted = {encoder.kind for encoder in encoders if encoder.weight}
+
+    @classmethod
+    def load(
+        cls,
+        release: Release,
+        *,
+        config: RetrievalOptions | None = None,
+        shards: int = 1,
+        threads: int = 1,
+    ) -> Front:
+        """Return the front of a release, with the release's own options unless others are given.
+
+        Raises:
+            ReleaseError: when a file is missing.
+        """
+        header = RetrievalHeader.load(release.file(HEADER))
+        weights = header.score_weights
+        return cls(
+            release=release.id,
+            encoders=[
+                load_encoder(release, kind, weight=weights.get(kind, 1.0), threads=threads)
+                for kind in header.sources
+            ],
+            schema=FeatureSchema.load(release.file("schema.json")),
+            users=UserIndex.read(release.file("users.parquet")),
+            options=header.options if config is None else config,
+            shards=shards,
+            threads=threads,
+        )
+
+    @property
+    def release(self) -> str:
+        """Id of the release that this front holds."""
+        return self._release
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of the sources, in the order of their turns; the popular list is not among them."""
+        return self._kinds
+
+    def check(self, entry: RetrieveEntry) -> None:
+        """Raise InvalidArgument when the entry breaks a rule."""
+        if not 1 <= entry.k <= MAX_K:
+            raise InvalidArgument(f"k must be in [1, {MAX_K}], got {entry.k}")
+        check_history(entry.user)
+        self._schema.check_attributes(entry.user.attributes)
+
+    def encode(self, entries: Sequence[RetrieveEntry]) -> Encoded:
+        """Return a search for each entry; a bad entry gets its error instead.
+
+        A source whose model gives no finite query for a user is left out for that user.
+        """
+        use_threads(self._threads)
+        found: list[SearchEntry | CoreRecError | None] = [self._fault(e) for e in entries]
+        good = [i for i, result in enumerate(found) if result is None]
+        queries: list[dict[str, Float32s]] = [{} for _ in good]
+        micros: dict[str, int] = {}
+        for encoder in self._encoders if good else ():
+            start = time.perf_counter_ns()
+            rows = np.ascontiguousarray(encoder.encode([entries[i].user for i in good]), np.float32)
+            micros[encoder.kind] = (time.perf_counter_ns() - start) // 1000
+            for row in np.flatnonzero(np.isfinite(rows).all(axis=1)):
+                queries[row][encoder.kind] = rows[row]
+        for i, own in zip(good, queries, strict=True):
+            found[i] = self._search(entries[i], own)
+        return Encoded(entries=[one for one in found if one is not None], micros=micros)
+
+    def fuse(
+        self,
+        entry: RetrieveEntry,
+        search: SearchEntry,
+        results: Sequence[SearchResult | None],
+        micros: Mapping[str, int] | None = None,
+    ) -> RetrieveResult:
+        """Return the candidates of an entry, best first, from what each shard found.
+
+        `results` has one place a shard, None where a shard is missing; `micros` are those of
+        `encode`. `coverage` is the share of the sources' places that were asked, of the shards that
+        answered: a source without a query, or late in a shard, is missing there.
+        """
+        there = [result for result in results if result is not None]
+        start = time.perf_counter_ns()
+        lists = merge(there, entry.k)
+        candidates, found_by = self._candidates(entry, search, lists)
+        spent = (time.perf_counter_ns() - start) // 1000
+        return RetrieveResult(
+            candidates=candidates,
+            coverage=self._coverage(there, len(results)),
+            timings=self._timings(search, there, micros or {}) | {"fuse": spent},
+            found_by=found_by,
+            position=min((result.position for result in there), default=0),
+        )
+
+    def _fault(self, entry: RetrieveEntry) -> CoreRecError | None:
+        try:
+            self.check(entry)
+        except CoreRecError as error:
+            return error
+        return None
+
+    def _search(
+        self, entry: RetrieveEntry, queries: Mapping[str, Float32s]
+    ) -> SearchEntry | CoreRecError:
+        if self._encoders and not queries:
+            kinds = ", ".join(encoder.kind for encoder in self._encoders)
+            return CoreRecError(f"no source gave a finite query, asked: {kinds}")
+        items = entry.user.items
+        return SearchEntry(
+            request_id=entry.request_id,
+            queries=queries,
+            k=entry.k,
+            excluded=items if entry.exclude_seen else np.empty(0, np.int64),
+            history=items[-MAX_LAST:],
+            where=entry.where,
+            now=entry.user.now,
+        )
+
+    def _candidates(
+        self, entry: RetrieveEntry, search: SearchEntry, lists: Mapping[str, SourceList]
+    ) -> tuple[Candidates, dict[int, Float32s]]:
+        k = entry.k
+        places = np.full((len(self._kinds), k), -1, np.int64)  # (S, k)
+        totals = np.zeros((len(self._kinds), k), np.float32)
+        for row, kind in enumerate(self._kinds):
+            if (own := lists.get(kind)) is not None:
+                places[row, : len(own.numbers)] = own.numbers
+                totals[row, : len(own.numbers)] = own.totals
+        last = lists.get(POPULAR)
+        found = fuse(
+            places,
+            turns(k, self._shares, tuple(int(mark) for mark in self._marks.values())),
+            popular=np.empty(0, np.int64) if last is None else last.numbers,
+            places=int(k * self._popular_share(entry.user)),
+        )
+        every = totals.reshape(-1)
+        if last is not None:
+            every = np.concatenate([every, last.totals])
+        scores = self._scores(search, found, every)
+        order = np.argsort(-scores, kind="stable")
+        candidates = Candidates(
+            numbers=found.numbers[order], scores=scores[order], sources=found.sources[order]
+        )
+        found_by = self._found_by(candidates.numbers, lists) if entry.explain else {}
+        return candidates, found_by
+
+    def _scores(self, search: SearchEntry, found: Fused, totals: Float32s) -> Float32s:
+        """Return the weighted sum of dot products; without any, 1 / place among the draws."""
+        if self._weighted.intersection(search.queries):
+            return totals[found.at]
+        return np.reciprocal(np.arange(1, len(found.numbers) + 1, dtype=np.float32))
+
+    def _found_by(self, numbers: Int64s, lists: Mapping[str, SourceList]) -> dict[int, Float32s]:
+        marks = self._marks | {POPULAR: Source.POPULAR}
+        by_source: dict[int, Float32s] = {}
+        order = np.argsort(numbers)
+        for kind, own in lists.items():
+            scores = by_source.setdefault(
+                int(marks[kind]), np.full(len(numbers), np.nan, np.float32)
+            )
+            place = np.searchsorted(numbers, own.numbers, sorter=order)
+            place = order[np.minimum(place, len(numbers) - 1)] if len(numbers) else place[:0]
+            same = numbers[place] == own.numbers[: len(place)]
+            scores[place[same]] = own.scores[: len(place)][same]
+        return by_source
+
+    def _coverage(self, there: Sequence[SearchResult], shards: int) -> float:
+        counts = dict.fromkeys(self._kinds, 0)
+        for result in there:
+            for own in result.lists:
+                if own.kind in counts:
+                    counts[own.kind] += 1
+        if all(count == shards for count in counts.values()):
+            return 1.0
+        parts = zip(self._shares, counts.values(), strict=True)
+        return float(sum(share * count / shards for share, count in parts))
+
+    def _timings(
+        self, search: SearchEntry, there: Sequence[SearchResult], micros: Mapping[str, int]
+    ) -> dict[str, int]:
+        """Return each encoder's time, and the time of the slowest shard for each step of theirs."""
+        found = {f"{kind}_encode": micros[kind] for kind in micros if kind in search.queries}
+        for result in there:
+            for step, spent in result.timings.items():
+                found[step] = max(spent, found.get(step, 0))
+        return found
+
+    def _popular_share(self, user: UserContext) -> float:
+        items = user.items
+        cold = not len(items) or not ((items >= 0) & (items < self._schema.item_count)).any()
+        if cold and not self._users.rows([user.user_id])[0]:
+            return self._options.cold_popular_share
+        return self._options.popular_share

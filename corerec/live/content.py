@@ -28,7 +28,7 @@ from corerec.errors import FailedPrecondition, InvalidArgument, ReleaseError
 from corerec.features import FeatureSchema, ItemFeatures
 from corerec.live.encoders import ContentEncoders
 from corerec.live.rows import item_table, item_vectors
-from corerec.release import Release
+from corerec.release import OpenRelease
 from corerec.stages import Float32s, Int64s
 from corerec.store.catalogue import Item
 
@@ -76,7 +76,7 @@ class ContentSide:
             self._among = ItemContent.of(ItemFeatures.load(known))
 
     @classmethod
-    def load(cls, release: Release) -> ContentSide:
+    def load(cls, release: OpenRelease) -> ContentSide:
         """Return the content side of a release, on the CPU. Its weights stay on disk as a map.
 
         Raises:

@@ -8,7 +8,7 @@ from typing import Self
 
 from corerec.multimodal.hashed import HashedNgramEncoder
 from corerec.multimodal.kept import ENCODERS, READS, EncoderReads
-from corerec.release import Release
+from corerec.release import OpenRelease
 from corerec.stages import Float32s
 from corerec.store.catalogue import Item
 
@@ -34,14 +34,14 @@ class ContentEncoders:
         self._encoders = encoders
 
     @classmethod
-    def load(cls, release: Release) -> Self:
+    def load(cls, release: OpenRelease) -> Self:
         """Return the encoders of a release, none where it keeps none.
 
         Raises:
             ReleaseError, ConfigError: naming the file that is not as it must be.
         """
         found = {}
-        for name in release.manifest.files:
+        for name in release.names:
             folder, _, rest = name.partition("/")
             if folder != ENCODERS or not rest.endswith(f"/{READS}"):
                 continue

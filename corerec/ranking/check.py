@@ -8,8 +8,8 @@ from corerec.errors import InvalidArgument
 from corerec.stages import MAX_CANDIDATES, MAX_HISTORY, Candidates, UserContext
 
 
-def check_candidates(candidates: Candidates, item_count: int) -> None:
-    """Raise InvalidArgument unless items exist, each once, and scores are finite."""
+def check_candidates(candidates: Candidates) -> None:
+    """Raise InvalidArgument unless numbers are at least 0, each once, and scores are finite."""
     count = len(candidates.numbers)
     if count > MAX_CANDIDATES:
         raise InvalidArgument(f"candidates must be at most {MAX_CANDIDATES}, got {count}")
@@ -20,9 +20,8 @@ def check_candidates(candidates: Candidates, item_count: int) -> None:
     if not count:
         return
     ascending = np.sort(candidates.numbers)
-    if ascending[0] < 0 or ascending[-1] >= item_count:
-        wrong = ascending[0] if ascending[0] < 0 else ascending[-1]
-        raise InvalidArgument(f"item numbers must be in [0, {item_count}), got {wrong}")
+    if ascending[0] < 0:
+        raise InvalidArgument(f"item numbers must be >= 0, got {ascending[0]}")
     if (same := ascending[1:] == ascending[:-1]).any():
         raise InvalidArgument(f"item {ascending[int(same.argmax())]} must be there once, got more")
     if not np.isfinite(candidates.scores).all():

@@ -6,8 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,13 +17,17 @@ from torch import Tensor
 from corerec.engines.device import choose_device
 from corerec.errors import CoreRecError, InvalidArgument, Unavailable
 from corerec.features import FeatureSchema, ItemFeatures, PopularitySnapshot, UserIndex
+from corerec.live.content import ContentSide
+from corerec.live.snapshot import read_snapshot
 from corerec.ranking.check import check_candidates, check_user
 from corerec.ranking.features import newest_history, pair_features, user_dense
 from corerec.ranking.files import load_ranker
 from corerec.ranking.folded import FoldedRanker, PlainRanker, serving_form
+from corerec.ranking.live import LiveItems
 from corerec.ranking.prepare import make_batch
 from corerec.ranking.tables import ItemTables, Scratch
 from corerec.ranking.transitions import TransitionTable
+from corerec.release import OpenRelease
 from corerec.stages import (
     MAX_K,
     Candidates,
@@ -33,6 +36,7 @@ from corerec.stages import (
     Source,
     UserContext,
 )
+from corerec.store.catalogue import ItemChange
 
 log = logging.getLogger(__name__)
 
@@ -40,27 +44,11 @@ CPU_PAIRS = 8192
 """Pairs that are computed at once on a CPU: fewer and the calls cost more than the arithmetic, more
 and the arrays leave the caches."""
 GPU_PAIRS = 262_144
+ROOM = 1024
+"""Later items that the tables have room for, besides a quarter of those of the training."""
 MOST_PADDING = 1.25
 """Requests share a matrix when the longest has at most so many times the candidates of the
 shortest."""
-
-
-class OpenRelease(Protocol):
-    """What the core needs of `corerec.release.Release`."""
-
-    @property
-    def id(self) -> str:
-        """Id of the release."""
-        ...
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """What the manifest says."""
-        ...
-
-    def file(self, name: str) -> Path:
-        """Return the path of a file; raise ReleaseError when there is none."""
-        ...
 
 
 class RankingCore:
@@ -73,13 +61,18 @@ class RankingCore:
         popularity: PopularitySnapshot,
         users: UserIndex,
         end_micros: int,
+        content: ContentSide | None = None,
     ) -> None:
-        """Take parts of one release; `load` reads them."""
+        """Take parts of one release; `load` reads them. `content` encodes items that change."""
         self._release, self._ranker, self._users = release, ranker, users
         self._tables, self._end = ranker.tables, end_micros
         self._schema = ranker.tables.schema
-        counts = np.stack([popularity.total, popularity.recent])
-        self._popularity = torch.from_numpy(counts).to(self.device)  # (2, N)
+        counts = np.pad(np.stack([popularity.total, popularity.recent]), ((0, 0), (0, 1)))
+        self._popularity = torch.from_numpy(counts).to(
+            self.device
+        )  # (2, N + 1), of the blank row 0
+        self._live = LiveItems(ranker, content)
+        self._rows = self._live.rows
         self._pairs = GPU_PAIRS if self.device.type == "cuda" else CPU_PAIRS
         self._local = threading.local()
 
@@ -106,15 +99,20 @@ class RankingCore:
             load_file(release.file("item_vectors.safetensors"))["vectors"],
             TransitionTable.load(release.file("transitions.safetensors")),
             on,
+            room=schema.item_count // 4 + ROOM,
         )
         model = load_ranker(schema, release.file("ranker.safetensors"), release.file("ranker.json"))
-        return cls(
+        core = cls(
             release.id,
             serving_form(model, tables),
             PopularitySnapshot.load(release.file("popularity.safetensors")),
             UserIndex.read(release.file("users.parquet")),
             int(release.info.get("data_end_micros") or 0),
+            ContentSide.load(release),
         )
+        for changes in read_snapshot(release):
+            core.apply(changes)
+        return core
 
     @property
     def release(self) -> str:
@@ -126,11 +124,24 @@ class RankingCore:
         """Where the model is."""
         return self._tables.device
 
+    @property
+    def position(self) -> int:
+        """Position of the newest change of the catalogue that was applied, 0 before any."""
+        return self._live.position
+
+    def apply(self, changes: Sequence[ItemChange]) -> None:
+        """Take changes of the catalogue, in the order of their positions with none left out.
+
+        Deleted items can be ranked as before. A change that the models cannot read is logged and
+        counted, and the item stays what it was.
+        """
+        self._live.apply(changes)
+
     def check(self, entry: RankEntry) -> None:
         """Raise InvalidArgument when the entry breaks a rule, about 20 microseconds."""
         if not 1 <= entry.k <= MAX_K:
             raise InvalidArgument(f"k must be in [1, {MAX_K}], got {entry.k}")
-        check_candidates(entry.candidates, self._schema.item_count)
+        check_candidates(entry.candidates)
         check_user(entry.user)
         if self._schema.user_numeric:
             self._schema.check_attributes(entry.user.attributes)
@@ -196,17 +207,19 @@ class RankingCore:
         """Rank entries that were checked, as one matrix of B entries by n candidates."""
         begin = time.perf_counter_ns()
         width = max(len(entry.candidates) for entry in entries)
-        numbers = np.zeros((len(entries), width), np.int64)
+        numbers = np.zeros((len(entries), width), np.int64)  # rows of the tables
         scores = np.zeros((len(entries), width), np.float32)
         known = np.zeros((len(entries), width), np.bool_)
         for row, entry in enumerate(entries):
             own, count = entry.candidates, len(entry.candidates)
-            numbers[row, :count], scores[row, :count] = own.numbers, own.scores
+            numbers[row, :count] = self._rows.candidates(own.numbers)
+            scores[row, :count] = own.scores
             np.not_equal(own.sources, Source.POPULAR, out=known[row, :count])
         history, times = newest_history(
             self._schema,
-            [entry.user.items for entry in entries],
+            [self._rows.history(entry.user.items) for entry in entries],
             [entry.user.times for entry in entries],
+            self._tables.room,
         )
         now = np.array([entry.user.now or self._end for entry in entries], np.int64)
         users = self._schema.encode_users(
@@ -216,7 +229,8 @@ class RankingCore:
         )
         dense = user_dense(self._schema, users, history, times, now)
         candidates = torch.from_numpy(numbers).to(self.device)
-        counts = torch.stack([torch.take(row, candidates) for row in self._popularity])
+        counted = candidates.clamp(max=self._schema.item_count)
+        counts = torch.stack([torch.take(row, counted) for row in self._popularity])
         batch = make_batch(self._tables, users, dense, history, now, numbers, scores, known, counts)
         pairs = pair_features(self._tables, batch, self._scratch())
         middle = time.perf_counter_ns()

@@ -41,11 +41,11 @@ class RankingBatch:
     user_dense: Tensor
     """(B, Fd) what `user_dense` returns"""
     history: Tensor
-    """(B, L) item numbers, newest last; N (the blank item) pads the left"""
+    """(B, L) rows of ItemTables, newest last; N (the blank item) pads the left"""
     now: Tensor
     """(B,) int64 microseconds"""
     candidates: Tensor
-    """(B, n) int64"""
+    """(B, n) int64 rows of ItemTables"""
     scores: Tensor
     """(B, n) retrieval scores"""
     retrieved: Tensor
@@ -85,16 +85,19 @@ def newest_history(
     schema: FeatureSchema,
     items: Sequence[NDArray[np.int64]],
     times: Sequence[NDArray[np.int64]],
+    rows: int | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return ragged histories, oldest first, as (B, L) arrays with -1 padding on the left.
 
-    Items that the catalogue does not have are left out: the store may know newer ones.
+    Items outside [0, rows), by default those of the training, are left out: the store may know
+    newer ones.
     """
+    limit = schema.item_count if rows is None else rows
     width = schema.history_length
     numbers = np.full((len(items), width), -1, np.int64)
     moments = np.full((len(items), width), -1, np.int64)
     for row, (own, when) in enumerate(zip(items, times, strict=True)):
-        known = (own >= 0) & (own < schema.item_count)
+        known = (own >= 0) & (own < limit)
         if not known.all():
             own, when = own[known], when[known]
         kept = min(len(own), width)
@@ -166,7 +169,8 @@ def _similarities(tables: ItemTables, batch: RankingBatch) -> list[Tensor]:
 
 def _transitions(tables: ItemTables, batch: RankingBatch, scratch: Scratch) -> list[Tensor]:
     """Return how likely each candidate follows the last item, and the recent ones."""
-    recent = batch.history[:, -RECENT:]  # (B, R)
+    blank = len(tables)
+    recent = batch.history[:, -RECENT:].clamp(max=blank)  # (B, R); who came later has no followers
     cases, size = recent.shape
     flat = recent.reshape(-1)  # (B * R,)
     starts = torch.take(tables.follower_starts, flat)
@@ -182,7 +186,7 @@ def _transitions(tables: ItemTables, batch: RankingBatch, scratch: Scratch) -> l
     by_source = weights.view(2, -1).index_select(1, of_source) * follows  # (2, E)
     found = scratch.join(
         of_source // size, torch.take(tables.followers, place), by_source,
-        batch.candidates, len(tables),
+        batch.candidates.clamp(max=blank), blank + 1,
     )  # fmt: skip
     return list(found.mul_(TRANSITION_SCALE).log1p_().unbind(0))
 

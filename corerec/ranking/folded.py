@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from corerec.engines.dcn import CrossLayer, Dcn
 from corerec.ranking.features import RankingBatch
 from corerec.ranking.model import RankingModel
-from corerec.ranking.tables import ItemTables
+from corerec.ranking.tables import ItemTables, wider
 
 TABLE_BYTES = 1 << 30
 """Largest item table that is kept; for more items its rows are computed when they are needed."""
@@ -40,6 +40,9 @@ class PlainRanker:
         """Return the logits of `RankingModel.forward`: pairs (F, B, n), result (T, B, n)."""
         logits: Tensor = self.model(self.tables, batch, pairs)
         return logits
+
+    def refresh(self, rows: Tensor) -> None:
+        """Read rows (n,) of the tables anew: nothing to do, all are read each time."""
 
 
 def serving_form(model: RankingModel, tables: ItemTables) -> FoldedRanker | PlainRanker:
@@ -64,10 +67,24 @@ class FoldedRanker:
         width = model.item_side_width + self.columns
         self.table: tuple[Tensor, Tensor] | None = None
         if (len(tables) + 1) * width * 4 <= table_bytes:
+            item, linear = model.item_side_width, self.columns
+            self.table = (
+                torch.zeros(tables.room, item, device=tables.device),
+                torch.zeros(tables.room, linear, device=tables.device),
+            )
             numbers = torch.arange(len(tables) + 1, device=tables.device)
-            with torch.no_grad():
-                parts = [self._compute(part) for part in torch.split(numbers, CHUNK)]
-            self.table = torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts])
+            for part in torch.split(numbers, CHUNK):
+                self.refresh(part)
+
+    @torch.no_grad()
+    def refresh(self, rows: Tensor) -> None:
+        """Compute rows (n,) of the table anew, after the tables changed there."""
+        if self.table is None or not len(rows):
+            return
+        if (more := self.tables.room - len(self.table[0])) > 0:
+            self.table = wider(self.table[0], more), wider(self.table[1], more)
+        for kept, fresh in zip(self.table, self._compute(rows), strict=True):
+            kept.index_copy_(0, rows, fresh)
 
     @torch.no_grad()
     def _fold(self) -> None:

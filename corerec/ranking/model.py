@@ -149,13 +149,14 @@ class RankingModel(nn.Module):
         # A batch may hold less history than the schema's length, never more.
         length = batch.history.shape[1]
         weights = self.history_weights[-length:].expand(batch.history.shape)
-        weights = weights.masked_fill(batch.history == blank, -1e9).softmax(-1)  # (B, L)
-        pooled = (weights[:, None] @ self.history(batch.history))[:, 0]  # (B, E); blank rows are 0
+        known = batch.history.clamp(max=blank)  # (B, L); who came later has no embedding
+        weights = weights.masked_fill(known == blank, -1e9).softmax(-1)  # (B, L)
+        pooled = (weights[:, None] @ self.history(known))[:, 0]  # (B, E); blank rows are 0
         return torch.cat([self.user(rows), *codes, batch.user_dense, pooled], dim=-1)
 
     def item_side(self, tables: ItemTables, numbers: Tensor) -> Tensor:
-        """Return what is fixed per item. Shapes: numbers (P,), result (P, item_side_width)."""
-        parts = [self.item(numbers)]
+        """Return what is fixed per item. Shapes: numbers (P,) table rows, result (P, Di)."""
+        parts = [self.item(numbers.clamp(max=self.schema.item_count))]
         categorical = pick(tables.categorical, numbers)  # (P, C)
         parts += [table(categorical[:, i]) for i, table in enumerate(self.item_codes)]
         multi = pick(tables.multi, numbers)  # (P, M, K)
@@ -180,14 +181,15 @@ class RankingModel(nn.Module):
         scale = (1 / self.pair_std)[:, None, None]
         offset = (self.pair_mean / self.pair_std)[:, None, None]
         scaled = (pairs * scale - offset).clamp(-CLAMP, CLAMP)
-        recent = batch.history[:, -self.config.attended :]  # (B, A)
+        blank = self.schema.item_count
+        recent = batch.history[:, -self.config.attended :].clamp(max=blank)  # (B, A)
         length = recent.shape[1]
         seen = self.history(recent)  # (B, A, E), 0 where blank
         summed = self.lag_weights[-length:] @ seen  # (B, E)
         asked = torch.cat([seen, summed[:, None]], dim=1)
         alike = torch.bmm(asked, wanted.transpose(1, 2))  # (B, A + 1, n)
         each = alike[:, :-1]
-        bias = self.lag_bias[-length:].masked_fill(recent == self.schema.item_count, -1e9)
+        bias = self.lag_bias[-length:].masked_fill(recent == blank, -1e9)
         attended = ((each + bias[:, :, None]).softmax(1) * each).sum(1)  # (B, n)
         learned = torch.stack([alike[:, -1], attended, alike[:, -2]])
         return torch.cat([scaled, learned])

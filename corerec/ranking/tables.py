@@ -1,7 +1,8 @@
 """What the ranker knows of items apart from its weights, as tensors on one device; scratch space.
 
-Every table has one more row than there are items: row N is "no item", all zeros, so that padding
-needs no masks.
+Row i < N is item number i of the training and row N is "no item", all zeros, so that padding needs
+no masks. Rows after it are items that came later: number i has row i + 1. What was trained by item
+(ids, followers) has N + 1 rows; there a later item reads the blank one.
 """
 
 from __future__ import annotations
@@ -14,46 +15,49 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from corerec.errors import InvalidArgument
-from corerec.features import FeatureSchema, ItemFeatures
+from corerec.features import CategoricalFeature, FeatureSchema, ItemFeatures
 from corerec.ranking.transitions import TransitionTable
 
+COLUMNS = (
+    "categorical", "multi", "multi_share", "values", "title_tokens", "numeric", "vectors", "tower",
+    "born_micros",
+)  # fmt: skip
+"""Fields of ItemTables with a row for every item."""
 
-def _with_blank(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    padded = np.pad(array, ((0, 1), *[(0, 0)] * (array.ndim - 1)))
-    return torch.from_numpy(np.ascontiguousarray(padded)).to(device)
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ItemTables:
-    """The arrays of N items as tensors with a blank row N."""
+    """The arrays of N items as tensors with a blank row N and R - N - 1 rows of room after it."""
 
     schema: FeatureSchema
     categorical: Tensor
-    """(N + 1, C) int32"""
+    """(R, C) int32"""
     multi: Tensor
-    """(N + 1, M, K) int32"""
+    """(R, M, K) int32"""
     multi_share: Tensor
-    """(N + 1, M) 1 / number of values, 0 where there are none"""
+    """(R, M) 1 / number of values, 0 where there are none"""
     values: Tensor
-    """(N + 1, J) int32: category, creator and list values as codes of one space, 0 is missing"""
+    """(R, J) int32: category, creator and list values as codes of one space, 0 is missing"""
     value_count: int
     """Codes of that space"""
     title_tokens: Tensor
-    """(N + 1, T) int32"""
+    """(R, T) int32"""
     numeric: Tensor
-    """(N + 1, F)"""
+    """(R, F)"""
     vectors: Tensor
-    """(N + 1, V) content vectors"""
+    """(R, V) content vectors"""
     tower: Tensor
-    """(N + 1, D) item vectors of the release's two-tower, L2-normalised"""
+    """(R, D) item vectors of the release's two-tower, L2-normalised"""
     born_micros: Tensor
-    """(N + 1,) int64, -1 unknown"""
+    """(R,) int64, -1 unknown"""
     follower_starts: Tensor
     """(N + 2,) int64: the blank row has no followers"""
     followers: Tensor
     """(nnz,) int64"""
     follower_weights: Tensor
     """(nnz,)"""
+    used: int
+    """Most values of a list column that an item of the training has: of more, the first count."""
 
     @classmethod
     def build(
@@ -63,8 +67,12 @@ class ItemTables:
         item_vectors: NDArray[np.float32],
         transitions: TransitionTable,
         device: torch.device | str = "cpu",
+        room: int = 0,
     ) -> ItemTables:
-        """Return the tables. Raises InvalidArgument when parts are of different catalogues."""
+        """Return the tables with room for so many later items, which costs memory as it is used.
+
+        Raises InvalidArgument when parts are of different catalogues.
+        """
         count, on = schema.item_count, torch.device(device)
         for name, part in (
             ("features", items),
@@ -75,22 +83,13 @@ class ItemTables:
                 raise InvalidArgument(f"item {name} must have {count} rows, got {len(part)}")
         if not np.isfinite(item_vectors).all():
             raise InvalidArgument("item vectors must be finite")
-        sizes = (items.multi > 0).sum(axis=2)
-        values, value_count = _joined_codes(schema, items)
+        used = max(1, int((items.multi > 0).any(axis=(0, 1)).sum())) if items.multi.size else 0
+        arrays = _arrays(schema, items, item_vectors, used)
         return cls(
             schema=schema,
-            categorical=_with_blank(items.categorical, on),
-            multi=_with_blank(items.multi, on),
-            multi_share=_with_blank(
-                (1 / np.maximum(sizes, 1) * (sizes > 0)).astype(np.float32), on
-            ),
-            values=_with_blank(values, on),
-            value_count=value_count,
-            title_tokens=_with_blank(items.title_tokens, on),
-            numeric=_with_blank(items.numeric, on),
-            vectors=_with_blank(items.vectors, on),
-            tower=_with_blank(item_vectors, on),
-            born_micros=torch.from_numpy(np.append(items.born_micros, -1)).to(on),
+            value_count=1 + sum(f.cardinality - 1 for f in _joined(schema)),
+            used=used,
+            **{name: _with_room(array, room, name, on) for name, array in arrays.items()},
             follower_starts=torch.from_numpy(
                 np.append(transitions.starts, transitions.starts[-1])
             ).to(on),
@@ -103,21 +102,96 @@ class ItemTables:
         """Return the device that the tables are on."""
         return self.tower.device
 
+    @property
+    def room(self) -> int:
+        """R, the rows that there are."""
+        return len(self.born_micros)
+
     def __len__(self) -> int:
-        return len(self.born_micros) - 1
+        """N: items of the training, and the number of the blank row."""
+        return self.schema.item_count
+
+    def put(self, rows: NDArray[np.int64], items: ItemFeatures, tower: NDArray[np.float32]) -> None:
+        """Replace rows (n,), which are not the blank one, by these items; makes room for them."""
+        if not len(rows):
+            return
+        self._grow(int(rows.max()) + 1)
+        at = torch.from_numpy(rows).to(self.device)
+        for name, array in _arrays(self.schema, items, tower, self.used).items():
+            table: Tensor = getattr(self, name)
+            table.index_copy_(0, at, torch.from_numpy(np.ascontiguousarray(array)).to(self.device))
+
+    def _grow(self, rows: int) -> None:
+        if rows <= self.room:
+            return
+        more = max(rows - self.room, self.room // 4)
+        for name in COLUMNS:
+            setattr(self, name, wider(getattr(self, name), more, _BLANKS.get(name, 0)))
 
 
-def _joined_codes(schema: FeatureSchema, items: ItemFeatures) -> tuple[NDArray[np.int32], int]:
-    """Return (N, J) codes that no two columns share, and how many there are; 0 stays missing."""
-    used = max(1, int((items.multi > 0).any(axis=(0, 1)).sum())) if items.multi.size else 0
+_BLANKS = {"born_micros": -1}
+
+
+def wider(table: Tensor, more: int, blank: int = 0) -> Tensor:
+    """Return a copy of a table with so many rows more."""
+    shape = (len(table) + more, *table.shape[1:])
+    found = torch.zeros(shape, dtype=table.dtype, device=table.device)
+    found[: len(table)] = table
+    if blank:
+        found[len(table) :] = blank
+    return found
+
+
+def _with_room(array: NDArray[np.generic], room: int, name: str, device: torch.device) -> Tensor:
+    """Return a tensor with a blank row and more after the rows of an array."""
+    count = len(array)
+    source = torch.from_numpy(np.ascontiguousarray(array))
+    # Zeros are pages that nobody touched: on a CPU they take memory when they are written.
+    found = torch.zeros((count + 1 + room, *source.shape[1:]), dtype=source.dtype, device=device)
+    found[:count] = source
+    if blank := _BLANKS.get(name, 0):
+        found[count:] = blank
+    return found
+
+
+def _arrays(
+    schema: FeatureSchema, items: ItemFeatures, tower: NDArray[np.float32], used: int
+) -> dict[str, NDArray[np.generic]]:
+    """Return the columns of n items, by name of COLUMNS."""
+    multi = items.multi
+    if multi.size:
+        multi = multi.copy()
+        multi[:, :, used:] = 0
+    sizes = (multi > 0).sum(axis=2)
+    return {
+        "categorical": items.categorical,
+        "multi": multi,
+        "multi_share": (1 / np.maximum(sizes, 1) * (sizes > 0)).astype(np.float32),
+        "values": _joined_codes(schema, items.categorical, multi[:, :, :used]),
+        "title_tokens": items.title_tokens,
+        "numeric": items.numeric,
+        "vectors": items.vectors,
+        "tower": tower,
+        "born_micros": items.born_micros,
+    }
+
+
+def _joined(schema: FeatureSchema) -> list[CategoricalFeature]:
+    """Return the columns whose codes share one space."""
+    return [*schema.item_categorical[:2], *schema.item_multi]
+
+
+def _joined_codes(
+    schema: FeatureSchema, categorical: NDArray[np.int32], multi: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """Return (n, J) codes that no two columns share; 0 stays missing."""
     parts, above = [], 0
-    declared = [*schema.item_categorical[:2], *schema.item_multi]
-    columns = [items.categorical[:, :1], items.categorical[:, 1:2]]
-    columns += [items.multi[:, m, :used] for m in range(len(schema.item_multi))]
-    for feature, codes in zip(declared, columns, strict=True):
+    columns = [categorical[:, :1], categorical[:, 1:2]]
+    columns += [multi[:, m] for m in range(len(schema.item_multi))]
+    for feature, codes in zip(_joined(schema), columns, strict=True):
         parts.append(np.where(codes > 0, codes + above, 0))
         above += feature.cardinality - 1
-    return np.concatenate(parts, axis=1).astype(np.int32), above + 1
+    return np.concatenate(parts, axis=1).astype(np.int32)
 
 
 def pick(table: Tensor, rows: Tensor) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from corerec.errors import InvalidArgument, ReleaseError
 from corerec.release.catalogue import Catalogue, read_catalogue
@@ -20,6 +21,33 @@ from corerec.release.manifest import (
     hash_file,
 )
 from corerec.release.writer import LATEST
+
+
+class OpenRelease(Protocol):
+    """What a core needs of a release."""
+
+    @property
+    def id(self) -> str:
+        """Id of the release."""
+        ...
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the manifest says."""
+        ...
+
+    @property
+    def names(self) -> Collection[str]:
+        """Names of the files."""
+        ...
+
+    def has(self, name: str) -> bool:
+        """Say whether there is a file of this name."""
+        ...
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file; raise ReleaseError when there is none."""
+        ...
 
 
 class Release:
@@ -66,6 +94,11 @@ class Release:
     def rules_path(self) -> Path:
         """Path of the rerank rules."""
         return self.file("rules.toml")
+
+    @property
+    def names(self) -> Collection[str]:
+        """Names of the files."""
+        return self.manifest.files.keys()
 
     def has(self, name: str) -> bool:
         """Say whether the release holds the file `name`."""

@@ -176,6 +176,13 @@ class Folder:
         self.root, self.id = root, "test-release"
         self.info: dict[str, Any] = {"data_end_micros": end}
 
+    @property
+    def names(self) -> list[str]:
+        return [path.name for path in self.root.iterdir()]
+
+    def has(self, name: str) -> bool:
+        return (self.root / name).is_file()
+
     def file(self, name: str) -> Path:
         return self.root / name
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from corerec.errors import InvalidArgument
-from corerec.stages import MAX_HISTORY, UserContext
+from corerec.stages import MAX_HISTORY, Predicate, UserContext
+
+MAX_CONDITIONS = 16
+"""Most conditions of an entry."""
+MAX_VALUES = 1000
+"""Most values that `any_of` or `none_of` may name."""
 
 
 def check_history(user: UserContext) -> None:
@@ -24,3 +31,27 @@ def check_history(user: UserContext) -> None:
         )
     if user.now < 0:
         raise InvalidArgument(f"now must be microseconds since 1970, >= 0, got {user.now}")
+
+
+def check_where(where: tuple[Predicate, ...]) -> None:
+    """Raise InvalidArgument when a condition asks for nothing or for too much."""
+    if len(where) > MAX_CONDITIONS:
+        raise InvalidArgument(f"where must have at most {MAX_CONDITIONS} conditions: {len(where)}")
+    for own in where:
+        name = f"condition on {own.attribute!r}"
+        if not own.attribute:
+            raise InvalidArgument("a condition must name an attribute, got ''")
+        if not (own.any_of or own.none_of) and (own.at_least, own.at_most) == (None, None):
+            raise InvalidArgument(f"{name} must have any_of, none_of, at_least or at_most")
+        for part, values in (("any_of", own.any_of), ("none_of", own.none_of)):
+            if len(values) > MAX_VALUES:
+                raise InvalidArgument(
+                    f"{name}: {part} must have at most {MAX_VALUES} values, got {len(values)}"
+                )
+        for part, limit in (("at_least", own.at_least), ("at_most", own.at_most)):
+            if limit is not None and not math.isfinite(limit):
+                raise InvalidArgument(f"{name}: {part} must be finite, got {limit}")
+        if own.at_least is not None and own.at_most is not None and own.at_least > own.at_most:
+            raise InvalidArgument(
+                f"{name}: at_least must not be above at_most, got {own.at_least} and {own.at_most}"
+            )

@@ -26,7 +26,7 @@ from corerec.engines.two_tower_shape import ItemContent, TwoTowerShape, UserInpu
 from corerec.engines.workers import ALONE, Worker
 from corerec.errors import FailedPrecondition, InvalidArgument
 from corerec.features import UserFeatures
-from corerec.stages import Float32s, Source, UserContext
+from corerec.stages import Float32s, Int64s, Source, UserContext
 
 if TYPE_CHECKING:
     from corerec.data.dataset import Dataset
@@ -211,6 +211,10 @@ class TwoTower(ExactSearch):
         fresh.replace(out)
         found: Float32s = np.load(out, mmap_mode="r", allow_pickle=False)
         return found
+
+    def extend(self, numbers: Int64s, base: Float32s) -> None:
+        """Let items count in histories that came, or changed, after training; see the encoder's."""
+        self.encoder.extend(numbers, base)
 
     def save(self, folder: Path) -> None:
         """Write two_tower.json, two_tower.safetensors and the inputs' three files into a folder."""

@@ -16,7 +16,11 @@ from corerec.engines.two_tower_net import TwoTowerNet
 from corerec.engines.two_tower_shape import UserInputs
 from corerec.engines.two_tower_user import HistoryAttention
 from corerec.features import UserFeatures, context_features
+from corerec.live.numbers import LiveRows
 from corerec.stages import Float32s, Int64s
+
+ROOM = 1024
+"""Later items that the table has room for, besides a quarter of those of the training."""
 
 
 class QueryEncoder:
@@ -27,12 +31,39 @@ class QueryEncoder:
         self.model = model.eval()
         self.length = model.config.history_length
         self.start = model.shape.items
+        self._rows = LiveRows(self.start)
         with torch.inference_mode():
-            if isinstance(model.user.history, HistoryAttention):
-                keys, values = model.user.history.tables(base)
-                self._table = torch.cat([keys, values, base], dim=1)  # (N + 1, 3D)
-            else:
-                self._table = model.user.history.members(base)  # (N + 1, D)
+            table = self._entries(base)
+            # Room for later items: pages that nobody touched take no memory on a CPU.
+            self._table = table.new_zeros(len(table) + len(table) // 4 + ROOM, table.shape[1])
+            self._table[: len(table)] = table
+
+    @torch.inference_mode()
+    def extend(self, numbers: Int64s, base: Float32s) -> None:
+        """Let items (n,) count in histories by these vectors, also those that came after training.
+
+        It costs what n items cost. Not while another thread encodes.
+
+        Shapes: numbers (n,), each once; base (n, D), before normalisation, such as
+        `ContentSide.encode` gives.
+        """
+        if not len(numbers):
+            return
+        rows = torch.from_numpy(self._rows.put(numbers)).to(self._table.device)
+        if (more := int(rows.max()) + 1 - len(self._table)) > 0:
+            spare = self._table.new_zeros(max(more, len(self._table) // 4), self._table.shape[1])
+            self._table = torch.cat([self._table, spare])
+        fresh = torch.from_numpy(np.array(base)).to(self._table.device)
+        self._table.index_copy_(0, rows, self._entries(fresh))
+
+    def _entries(self, base: Tensor) -> Tensor:
+        """Return what the table holds of items, (R, 3D) or (R, D), of their vectors (R, D)."""
+        history = self.model.user.history
+        if isinstance(history, HistoryAttention):
+            keys, values = history.tables(base)
+            return torch.cat([keys, values, base], dim=1)
+        members: Tensor = history.members(base)
+        return members
 
     @torch.inference_mode()
     def encode(
@@ -61,7 +92,7 @@ class QueryEncoder:
         return out
 
     def pack(self, histories: Sequence[Int64s]) -> tuple[Int64s, NDArray[np.bool_]]:
-        """Return the newest known items of each history, newest first, and where there are any.
+        """Return rows of the newest known items of each history, newest first, and where there are.
 
         The start token ends a history that is shorter than the model looks back.
 
@@ -76,10 +107,11 @@ class QueryEncoder:
         return tokens, back <= lengths[:, None]
 
     def _known(self, histories: Sequence[Int64s]) -> tuple[Int64s, Int64s]:
-        """Return all known items of the histories in one row, and how many each has, (B,)."""
+        """Return rows of all known items of the histories, and how many each has, (B,)."""
         lengths = np.fromiter((len(h) for h in histories), np.int64, len(histories))
         flat = np.concatenate(histories) if len(histories) else np.empty(0, np.int64)
-        known = (flat >= 0) & (flat < self.start)
+        flat = self._rows.history(flat)
+        known = flat >= 0
         if not known.all():
             row = np.repeat(np.arange(len(histories)), lengths)
             flat = flat[known]

@@ -1,4 +1,4 @@
-"""Which row of ItemTables a number of the live catalogue has, and what an applied change means."""
+"""What an applied change of the catalogue means for the ranker's tables."""
 
 from __future__ import annotations
 
@@ -7,54 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from corerec.live.arrays import Growing
 from corerec.live.content import ContentSide
+from corerec.live.numbers import LiveRows
 from corerec.ranking.folded import FoldedRanker, PlainRanker
-from corerec.stages import Int64s
 from corerec.store.catalogue import Item, ItemChange
 
 log = logging.getLogger(__name__)
-
-
-class LiveRows:
-    """Rows of N items of the training and of those that came later; the others have none."""
-
-    def __init__(self, count: int) -> None:
-        """Begin with the items of the training, numbers below `count`."""
-        self.count = count
-        self._known = Growing(np.zeros(0, np.bool_), False)  # by number - N
-
-    def put(self, numbers: Int64s) -> Int64s:
-        """Give each number (n,) its row, and return the rows."""
-        later = numbers[numbers >= self.count] - self.count
-        if len(later):
-            self._known.grow(int(later.max()) + 1)
-            self._known.values[later] = True
-        return self._shift(numbers)
-
-    def candidates(self, numbers: Int64s) -> Int64s:
-        """Return rows of numbers >= 0 of any shape; the blank one, N, of those without a row."""
-        if not len(numbers) or numbers.max() < self.count:
-            return numbers
-        return np.where(self._has(numbers), self._shift(numbers), self.count)
-
-    def history(self, numbers: Int64s) -> Int64s:
-        """Return rows of numbers (H,), -1 of those without a row."""
-        if not len(numbers) or (numbers.max() < self.count and numbers.min() >= 0):
-            return numbers
-        return np.where(self._has(numbers), self._shift(numbers), -1)
-
-    def _has(self, numbers: Int64s) -> NDArray[np.bool_]:
-        later = numbers - self.count
-        inside = (later >= 0) & (later < len(self._known))
-        found = (numbers >= 0) & (later < 0)
-        found[inside] = self._known.values[later[inside]]
-        return found
-
-    def _shift(self, numbers: Int64s) -> Int64s:
-        return numbers + (numbers >= self.count)  # row N is the blank one
 
 
 class LiveItems:
@@ -71,9 +30,9 @@ class LiveItems:
     def apply(self, changes: Sequence[ItemChange]) -> None:
         """Put changed items into the tables, each at the cost of one row."""
         fresh = [change for change in changes if change.position > self.position]
-        items = [change.item for change in fresh if change.item is not None]
-        if items and self._content is not None:
-            self._put([c.number for c in fresh if c.item is not None], items, self._content)
+        put = {change.number: change.item for change in fresh if change.item is not None}
+        if put and self._content is not None:
+            self._put(list(put), list(put.values()), self._content)
         if fresh:
             self.position = fresh[-1].position
 

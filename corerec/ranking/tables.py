@@ -119,7 +119,7 @@ class ItemTables:
         at = torch.from_numpy(rows).to(self.device)
         for name, array in _arrays(self.schema, items, tower, self.used).items():
             table: Tensor = getattr(self, name)
-            table.index_copy_(0, at, torch.from_numpy(np.ascontiguousarray(array)).to(self.device))
+            table.index_copy_(0, at, _tensor(array).to(self.device))
 
     def _grow(self, rows: int) -> None:
         if rows <= self.room:
@@ -142,10 +142,15 @@ def wider(table: Tensor, more: int, blank: int = 0) -> Tensor:
     return found
 
 
+def _tensor(array: NDArray[np.generic]) -> Tensor:
+    """Return an array as a tensor, copied where torch could not write to it."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
 def _with_room(array: NDArray[np.generic], room: int, name: str, device: torch.device) -> Tensor:
     """Return a tensor with a blank row and more after the rows of an array."""
     count = len(array)
-    source = torch.from_numpy(np.ascontiguousarray(array))
+    source = _tensor(array)
     # Zeros are pages that nobody touched: on a CPU they take memory when they are written.
     found = torch.zeros((count + 1 + room, *source.shape[1:]), dtype=source.dtype, device=device)
     found[:count] = source

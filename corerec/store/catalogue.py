@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +85,16 @@ def check_item(item: Item) -> None:
             )
         if not np.isfinite(vector).all():
             raise InvalidArgument(f"{where}vector {name!r} must be finite")
+
+
+def check_items(items: Sequence[Item]) -> None:
+    """Raise InvalidArgument when an item breaks a limit or an id is there twice."""
+    seen: set[str] = set()
+    for item in items:
+        check_item(item)
+        if item.item_id in seen:
+            raise InvalidArgument(f"item_id {item.item_id!r} must be there once, got it twice")
+        seen.add(item.item_id)
 
 
 def pack_item(item: Item) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from corerec.errors import InvalidArgument
 from corerec.store.base import Store
 from corerec.store.sqlite import SqliteStore
 
@@ -21,5 +20,7 @@ def open_store(address: str | Path, **options: Any) -> Store:
         Unavailable: it cannot be opened; the text says what to do.
     """
     if isinstance(address, str) and address.startswith(REDIS_SCHEMES):
-        raise InvalidArgument(f"store address must be the path of a file, got {address!r}")
+        from corerec.store.redis import RedisStore  # whoever has one file needs no Redis
+
+        return RedisStore(address, **options)
     return SqliteStore(Path(address), **options)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from corerec.errors import ReleaseError
+from corerec.errors import FailedPrecondition, ReleaseError
 from corerec.release import Release
 from corerec.stages import MAX_HISTORY
 from corerec.store.rows import checksum, pack, pack_attributes
@@ -110,6 +110,24 @@ def read_live(release: Release) -> LiveRows:
         pl.col("number", "item_id", "position"), pl.col("deleted").cast(pl.Int64), "payload"
     )
     return LiveRows(position=position, rows=listed.rows())
+
+
+def disagreement(place: object, number: int, own: str | None, other: str | None) -> Exception:
+    """Return the error of a release that gives a number to another item than the store does."""
+    mine = "no item" if own is None else repr(own)
+    got = "no such item" if other is None else repr(other)
+    return FailedPrecondition(
+        f"item number {number} is {mine} in store {place} but {got} in the release, and a number "
+        "never changes its item; use another store for this release"
+    )
+
+
+def behind(place: object, wanted: int, position: int) -> Exception:
+    """Return the error of a store that lacks changes which the release was rebuilt with."""
+    return FailedPrecondition(
+        f"store {place} must be at position {wanted} or later, where the release was rebuilt, got "
+        f"{position}; use the store that it was rebuilt from, or an empty one"
+    )
 
 
 def _read(path: Path, columns: dict[str, type[pl.DataType]]) -> pl.DataFrame:

@@ -19,11 +19,11 @@ from corerec.errors import FailedPrecondition, NotFound, Unavailable
 from corerec.release import Release
 from corerec.store import sqlite_items
 from corerec.store.base import Event, Progress, UserState, check_attributes, check_event
-from corerec.store.catalogue import Item, ItemChange
+from corerec.store.catalogue import Item, ItemChange, check_items
 from corerec.store.database import Database
 from corerec.store.limits import check_id, check_limit
 from corerec.store.rows import EMPTY, checksum, merge, pack, pack_attributes, unpack
-from corerec.store.seed_rows import fingerprint, read_histories, read_live, read_users
+from corerec.store.seed_rows import disagreement, fingerprint, read_histories, read_live, read_users
 
 _SEED_CHUNK = 20_000
 _READ = """
@@ -120,7 +120,7 @@ class SqliteStore:
 
     def upsert_items(self, items: Sequence[Item]) -> list[ItemChange]:
         """See `Store.upsert_items`."""
-        sqlite_items.check_items(items)
+        check_items(items)
         if not items:
             return []
         with self._database.writing() as link:
@@ -253,7 +253,7 @@ class SqliteStore:
                 known[number] = True
             elif number < len(ids) or not live:  # a live item that the release lacks is replayed
                 other = ids[number] if number < len(ids) else None
-                raise sqlite_items.disagreement(self.path, number, item_id, other)
+                raise disagreement(self.path, number, item_id, other)
         new = np.flatnonzero(~known).tolist()
         rows = ((number, ids[number]) for number in new)
         return _load(link, "INSERT INTO items VALUES (?, ?)", rows, "items", len(new), progress)

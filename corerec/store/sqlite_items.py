@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from corerec.errors import FailedPrecondition, InvalidArgument, Unavailable
-from corerec.store.catalogue import Item, ItemChange, check_item, pack_item, unpack_item
+from corerec.errors import Unavailable
+from corerec.store.catalogue import Item, ItemChange, pack_item, unpack_item
 from corerec.store.limits import check_limit
 from corerec.store.rows import change_checksum
-from corerec.store.seed_rows import LiveRows
+from corerec.store.seed_rows import LiveRows, behind, disagreement
 
 T = TypeVar("T")
 Row = tuple[int, str, int, int, bytes, int]
@@ -28,16 +28,6 @@ payload = excluded.payload, crc = excluded.crc
 _AFTER = f"SELECT {_COLUMNS} FROM catalogue WHERE position > ? ORDER BY position LIMIT ?"
 _ONE = f"SELECT {_COLUMNS} FROM catalogue WHERE id IN ({{marks}})"
 _NUMBER = "SELECT id, number FROM items WHERE id IN ({marks})"
-
-
-def check_items(items: Sequence[Item]) -> None:
-    """Raise InvalidArgument when an item breaks a limit or an id is there twice."""
-    seen: set[str] = set()
-    for item in items:
-        check_item(item)
-        if item.item_id in seen:
-            raise InvalidArgument(f"item_id {item.item_id!r} must be there once, got it twice")
-        seen.add(item.item_id)
 
 
 def upsert(link: sqlite3.Connection, items: Sequence[Item]) -> list[ItemChange]:
@@ -118,31 +108,18 @@ def load_live(link: sqlite3.Connection, path: Path, live: LiveRows) -> int:
     """
     position = last_position(link)
     known = dict(link.execute("SELECT number, id FROM items")) if live.rows else {}
-    behind = live.position > position
-    if behind and position:
-        raise FailedPrecondition(
-            f"store {path} must be at position {live.position} or later, where the release was "
-            f"rebuilt, got {position}; use the store that it was rebuilt from, or an empty one"
-        )
+    bring = live.position > position
+    if bring and position:
+        raise behind(path, live.position, position)
     for number, item_id, at, deleted, payload in live.rows:
-        if behind and number not in known:
+        if bring and number not in known:
             link.execute("INSERT INTO items VALUES (?, ?)", (number, item_id))
         elif known.get(number) != item_id:
             raise disagreement(path, number, known.get(number), item_id)
-        if behind:
+        if bring:
             crc = change_checksum(item_id, number, at, deleted, payload)
             link.execute(_PUT, (number, item_id, at, deleted, payload, crc))
-    return len(live.rows) if behind else 0
-
-
-def disagreement(place: object, number: int, own: str | None, other: str | None) -> Exception:
-    """Return the error of a release that gives a number to another item than the store does."""
-    mine = "no item" if own is None else repr(own)
-    got = "no such item" if other is None else repr(other)
-    return FailedPrecondition(
-        f"item number {number} is {mine} in store {place} but {got} in the release, and a number "
-        "never changes its item; use another store for this release"
-    )
+    return len(live.rows) if bring else 0
 
 
 def select(link: sqlite3.Connection, statement: str, ids: Sequence[str]) -> Iterator[tuple]:  # type: ignore[type-arg]

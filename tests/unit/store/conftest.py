@@ -9,8 +9,10 @@ import polars as pl
 import pytest
 
 from corerec.release import Release, ReleaseWriter, write_catalogue
-from corerec.store import Item, SqliteStore, Store
+from corerec.store import Item, Store
+from corerec.store import open_store as open_store_at
 from corerec.store.catalogue import pack_item
+from tests.redis_server import RedisServer, find_redis_server
 
 MakeRelease = Callable[..., Release]
 OpenStore = Callable[[], Store]
@@ -73,14 +75,26 @@ def make_release(tmp_path: Path) -> MakeRelease:
     return make
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real redis-server, for all tests of a session; each uses keys of its own."""
+    server = RedisServer(find_redis_server(), tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStore]:
     """Return a function that opens the store of this test, as each process of a cluster would."""
-    assert request.param == "sqlite"
+    if request.param == "redis":
+        url, prefix = request.getfixturevalue("redis_server").url, tmp_path.name
+        address, options = url, {"prefix": prefix}
+    else:
+        address, options = str(tmp_path / "store.db"), {"busy_seconds": 0.2}
     opened: list[Store] = []
 
     def open_it() -> Store:
-        opened.append(SqliteStore(tmp_path / "store.db", busy_seconds=0.2))
+        opened.append(open_store_at(address, **options))
         return opened[-1]
 
     yield open_it

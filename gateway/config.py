@@ -60,7 +60,13 @@ class GatewayConfig(ServerConfig):
     """Newest events of the user that are sent to ranking; not less than the release's
     history_length, or ranking is served less than it was trained on."""
     store: str = "corerec.db"
-    """Path of the SQLite file with users and events; made when it is not there."""
+    """Store of users, events and the live catalogue: the path of a SQLite file, made when it is not
+    there, or redis://host:port/number."""
+    tail_ms: Annotated[int, Field(ge=1, le=60_000)] = 100
+    """How often the store is asked for changes of the catalogue, milliseconds. A delete is
+    acknowledged after twice this time; the same in every gateway."""
+    max_catalogue_writes: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """UpsertItems and DeleteItems calls that may wait; one more gets RESOURCE_EXHAUSTED."""
     rules: str = ""
     """Path of a rules TOML whose block list holds even without reranking; empty means the
     release's own. Give the same path as in [rerank]."""

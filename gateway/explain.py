@@ -55,6 +55,7 @@ class Explainer:
             trace.retrieve_position = place + 1
             trace.retrieve_score = float(retrieved.scores[place])
             trace.source = int(retrieved.sources[place])  # type: ignore[assignment]
+            trace.found_by.extend(self._found_by(place))
         if (place := self._scored.get(number)) is not None:
             trace.rank_position = place + 1
             trace.rank_score = float(scored.scores[place])
@@ -67,8 +68,21 @@ class Explainer:
             trace.removed_by, trace.note = self._why_not(number)
         return trace
 
+    def _found_by(self, place: int) -> list[recommender_pb2.SourceScore]:
+        """Return every source that found the candidate at a place, with its own score."""
+        return [
+            recommender_pb2.SourceScore(
+                source=source,  # type: ignore[arg-type]  # an int on the wire
+                score=float(scores[place]),
+            )
+            for source, scores in self._outcome.found_by.items()
+            if not np.isnan(scores[place])
+        ]
+
     def _why_not(self, number: int) -> tuple[str, str]:
         """Return where the item left the funnel, and the reason in words."""
+        if self._view.catalogue.deleted[number]:
+            return "deleted", "it was deleted while the request was answered"
         if number not in self._retrieved:
             if self._exclude_seen and number in self._seen:
                 return "seen", "the user already has it; set include_seen to allow it"

@@ -17,7 +17,15 @@ from corerec.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from corerec.stages import Candidates, Int64s, RankedItem, RemovedItem, UserContext
+from corerec.stages import (
+    Candidates,
+    Float32s,
+    Int64s,
+    Predicate,
+    RankedItem,
+    RemovedItem,
+    UserContext,
+)
 
 
 class Reason(IntEnum):
@@ -59,6 +67,8 @@ class Query:
     unknown_recent: int = 0
     """Recent ids that the catalogue does not have."""
     exclude_seen: bool = True
+    where: tuple[Predicate, ...] = ()
+    """Conditions that every item of the answer meets."""
     now: int = 0
     """The moment to answer for, microseconds since 1970; 0 is where the release's data ends."""
 
@@ -90,6 +100,8 @@ class Outcome:
     started: float = field(default_factory=time.monotonic)
     user: UserContext = field(default_factory=UserContext)
     retrieved: Candidates | None = None
+    found_by: Mapping[int, Float32s] = field(default_factory=dict)
+    """Value of Source -> that source's own score of each retrieved candidate; when explaining."""
     scored: Candidates | None = None
     """All that ranking scored; longer than `ranked` only when explaining."""
     ranked: Candidates | None = None

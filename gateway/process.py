@@ -24,13 +24,17 @@ from corerec.stages import (
     RetrieveEntry,
     RetrieveResult,
 )
-from corerec.store import SqliteStore, Store
-from corerec.v1 import recommender_pb2_grpc
+from corerec.store import Store
+from corerec.store import open_store as open_store_at
+from corerec.v1 import catalog_pb2_grpc, recommender_pb2_grpc
+from gateway.catalog_servicer import CatalogServicer
 from gateway.config import GatewayConfig
+from gateway.feed import Feed
 from gateway.funnel import Funnel
 from gateway.profiles import Profiles
 from gateway.servicer import RecommenderServicer
 from gateway.view import ReleaseView
+from gateway.writes import CatalogueWrites
 
 SERVICE = "corerec.v1.RecommenderService"
 
@@ -75,34 +79,47 @@ def process(
     config: GatewayConfig,
     release: str,
     connect: Connect = static_stages,
-    open_store: Callable[[Path], Store] = SqliteStore,
+    open_store: Callable[[str], Store] = open_store_at,
 ) -> ServerProcess:
     """Return the replica, not yet started."""
     funnel: Funnel | None = None
+    writes: CatalogueWrites | None = None
 
     async def build(metrics: Metrics) -> tuple[Callable[[grpc.aio.Server], None], str]:
-        nonlocal funnel
+        nonlocal funnel, writes
         view, store = await asyncio.to_thread(_load, config, release, open_store)
         metrics.release.labels(view.release).set(1)
+        feed = Feed(view.catalogue, metrics, every=config.tail_ms / 1000, kept=view.kept)
+        profiles = Profiles(store, metrics, feed)
+        await profiles.catch_up()
+        profiles.follow()
+        writes = CatalogueWrites(store, metrics, most=config.max_catalogue_writes)
         retrieve, rank, rerank = await connect(config, metrics)
         funnel = Funnel(
             config,
             metrics,
             view=view,
-            profiles=Profiles(store, metrics),
+            profiles=profiles,
             retrieve=retrieve,
             rank=rank,
             rerank=rerank,
         )
         servicer = RecommenderServicer(config, funnel)
-        add = recommender_pb2_grpc.add_RecommenderServiceServicer_to_server
-        return lambda server: add(servicer, server), view.release
+        catalog = CatalogServicer(config, view, profiles, writes)
+
+        def add(server: grpc.aio.Server) -> None:
+            recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(servicer, server)
+            catalog_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, server)
+
+        return add, view.release
 
     async def probe() -> None:
         if funnel is not None:
             await funnel.profiles.probe()
 
     async def close() -> None:
+        if writes is not None:
+            await writes.close()
         if funnel is not None:
             await funnel.close()
 
@@ -112,11 +129,11 @@ def process(
 
 
 def _load(
-    config: GatewayConfig, release: str, open_store: Callable[[Path], Store]
+    config: GatewayConfig, release: str, open_store: Callable[[str], Store]
 ) -> tuple[ReleaseView, Store]:
     opened = Release.open(Path(release))
     view = ReleaseView.load(opened, Path(config.rules) if config.rules else None)
-    store = open_store(Path(config.store))
+    store = open_store(config.store)
     try:
         store.seed(opened)
     except BaseException:

@@ -2,28 +2,63 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from corerec.errors import CoreRecError
+import numpy as np
+
+from corerec.errors import CoreRecError, DeadlineExceeded, Unavailable
 from corerec.serving.batching import Batcher
 from corerec.serving.budget import Budget
 from corerec.serving.metrics import Metrics
 from corerec.store import Event, Store, UserState
+from gateway.feed import READ_CHANGES, Feed, News
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0
+_NOBODY = UserState("", {}, np.empty(0, np.int64), np.empty(0, np.int64), known=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    state: UserState
+    news: News
 
 
 class _Reads:
-    """Reads of users, as a core that the batcher can run."""
+    """Reads of users, and with each batch what changed in the catalogue; "" reads no user."""
 
     release = ""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, feed: Feed) -> None:
+        self._store, self._feed = store, feed
 
     def check(self, entry: str) -> None:
         pass
 
-    def run(self, entries: Sequence[str]) -> Sequence[UserState | CoreRecError]:
-        return self._store.read_users(entries)
+    def run(self, entries: Sequence[str]) -> Sequence[_Read | CoreRecError]:
+        news = self._changes()
+        users = list(dict.fromkeys(entry for entry in entries if entry))
+        try:
+            states = dict(zip(users, self._store.read_users(users), strict=True)) if users else {}
+        except CoreRecError as error:
+            if len(entries) == 1:
+                return [error]
+            raise  # each alone: one damaged row spares the others
+        return [_Read(states[entry] if entry else _NOBODY, news) for entry in entries]
+
+    def _changes(self) -> News:
+        began = time.monotonic()
+        try:
+            changes = self._store.changes(self._feed.catalogue.position, READ_CHANGES)
+        except CoreRecError as error:
+            log.warning("cannot read changes of the catalogue: %s", error)
+            return News(changes=(), began=began, readable=False)
+        return News(changes=changes, began=began)
 
     def warm(self) -> None:
         self._store.read_users([""])
@@ -54,20 +89,60 @@ class _Writes:
 
 
 class Profiles:
-    """Users' histories and attributes, and the way to append to them."""
+    """Users' histories and attributes, the way to append to them, and the catalogue's news."""
 
-    def __init__(self, store: Store, metrics: Metrics) -> None:
-        self._store = store
-        self._reads: Batcher[str, UserState] = Batcher(
-            _Reads(store), stage="profile", metrics=metrics, max_queue=1024, max_batch=64
+    def __init__(self, store: Store, metrics: Metrics, feed: Feed) -> None:
+        self.store, self.feed = store, feed
+        self._reads: Batcher[str, _Read] = Batcher(
+            _Reads(store, feed), stage="profile", metrics=metrics, max_queue=1024, max_batch=64
         )
         self._writes: Batcher[Sequence[Event], int] = Batcher(
             _Writes(store), stage="record", metrics=metrics, max_queue=1024, max_batch=16
         )
+        self._tail: asyncio.Task[None] | None = None
 
     async def read(self, user_id: str, budget: Budget) -> UserState:
         """Return the user's state. Raises Unavailable, DeadlineExceeded or ResourceExhausted."""
-        return (await self._reads.call(user_id, budget)).result
+        try:
+            read = (await self._reads.call(user_id, budget)).result
+        except (Unavailable, DeadlineExceeded):
+            self.feed.failed()
+            raise
+        self.feed.take(read.news)
+        return read.state
+
+    async def look(self, budget: Budget) -> None:
+        """Take in what changed in the catalogue. Raises Unavailable, DeadlineExceeded."""
+        if self.feed.just_failed:
+            raise Unavailable("the store could not be read a moment ago")
+        await self.read("", budget)
+        if self.feed.just_failed:
+            raise Unavailable("the store's catalogue cannot be read")
+
+    async def catch_up(self) -> None:
+        """Return when the catalogue has everything that the store has. Raises Unavailable."""
+        while self.feed.is_stale:
+            await self.look(Budget(60.0))
+
+    def follow(self) -> None:
+        """Look at the store again and again from now on, unless requests do."""
+        self._tail = asyncio.create_task(self._follow(), name="gateway-tail")
+
+    async def _follow(self) -> None:
+        while True:
+            every = self.feed.every
+            await asyncio.sleep(
+                every if self.feed.just_failed else max(0.001, every - self.feed.age)
+            )
+            while self.feed.age >= self.feed.every:
+                position = self.feed.catalogue.position
+                try:
+                    await self.look(Budget(_LOOK_SECONDS))
+                except CoreRecError as error:
+                    log.warning("cannot follow the catalogue: %s", error)
+                    break
+                if self.feed.catalogue.position == position:
+                    break
 
     async def append(self, events: Sequence[Event], budget: Budget) -> int:
         """Store the events and return how many were new. Durable when this returns."""
@@ -79,6 +154,9 @@ class Profiles:
 
     async def close(self) -> None:
         """Finish what waits and close the store."""
+        if self._tail is not None:
+            self._tail.cancel()
+            await asyncio.gather(self._tail, return_exceptions=True)
         await self._reads.close()
         await self._writes.close()
-        self._store.close()
+        self.store.close()

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from corerec.errors import InvalidArgument, NotFound
-from corerec.release import Catalogue
+from corerec.live.catalogue import LiveCatalogue
+from corerec.serving.wire import predicates_from_proto
 from corerec.store import Event
 from corerec.v1 import recommender_pb2
 from gateway.config import GatewayConfig
@@ -29,7 +30,7 @@ MAX_MICROS = 253_402_300_800_000_000
 def query_of(
     request: recommender_pb2.RecommendRequest,
     config: GatewayConfig,
-    catalogue: Catalogue,
+    catalogue: LiveCatalogue,
     request_id: str,
 ) -> Query:
     """Return the checked query. Raises InvalidArgument."""
@@ -47,6 +48,7 @@ def query_of(
         _check_text("attributes name", name, 1, MAX_TEXT_BYTES)
         _check_text(f"attributes[{name!r}]", value, 0, MAX_TEXT_BYTES)
     _check_micros("request_time_micros", request.request_time_micros)
+    where = predicates_from_proto(request.where)
     recent = _recent(request.recent_item_ids, catalogue)
     now = request.request_time_micros
     if not now and config.clock == "wall":
@@ -59,11 +61,12 @@ def query_of(
         recent=np.array(recent, np.int64),
         unknown_recent=len(request.recent_item_ids) - len(recent),
         exclude_seen=not request.include_seen,
+        where=where,
         now=now,
     )
 
 
-def _recent(ids: Sequence[str], catalogue: Catalogue) -> list[int]:
+def _recent(ids: Sequence[str], catalogue: LiveCatalogue) -> list[int]:
     if len(ids) > MAX_RECENT:
         raise InvalidArgument(f"recent_item_ids must number at most {MAX_RECENT}, got {len(ids)}")
     for item_id in ids:
@@ -72,16 +75,27 @@ def _recent(ids: Sequence[str], catalogue: Catalogue) -> list[int]:
     return [number for number in numbers if number is not None]
 
 
-def explained_numbers(ids: Sequence[str], catalogue: Catalogue) -> list[int]:
-    """Return the item numbers to explain. Raises InvalidArgument, NotFound for an unknown item."""
+def explained_numbers(ids: Sequence[str], catalogue: LiveCatalogue) -> list[int]:
+    """Return the item numbers to explain.
+
+    Raises:
+        InvalidArgument: too many ids, or one that is empty or too long.
+        NotFound: an item that the catalogue does not have, or has no more.
+    """
     if len(ids) > MAX_EXPLAINED:
         raise InvalidArgument(f"item_ids must number at most {MAX_EXPLAINED}, got {len(ids)}")
     for item_id in ids:
         _check_text("item_ids", item_id, 1, MAX_TEXT_BYTES)
-    return [_number(item_id, catalogue) for item_id in ids]
+    numbers = [_number(item_id, catalogue) for item_id in ids]
+    for item_id, number in zip(ids, numbers, strict=True):
+        if not catalogue.is_alive(number):
+            raise NotFound(f"item {item_id!r} was deleted")
+    return numbers
 
 
-def events_of(request: recommender_pb2.RecordEventsRequest, catalogue: Catalogue) -> list[Event]:
+def events_of(
+    request: recommender_pb2.RecordEventsRequest, catalogue: LiveCatalogue
+) -> list[Event]:
     """Return the checked events. Raises InvalidArgument, NotFound for an unknown item."""
     if not 1 <= len(request.events) <= MAX_EVENTS:
         raise InvalidArgument(f"events must number in [1, {MAX_EVENTS}], got {len(request.events)}")
@@ -89,7 +103,7 @@ def events_of(request: recommender_pb2.RecordEventsRequest, catalogue: Catalogue
     return [_event(event, f"events[{i}]", now, catalogue) for i, event in enumerate(request.events)]
 
 
-def _event(event: recommender_pb2.Event, name: str, now: int, catalogue: Catalogue) -> Event:
+def _event(event: recommender_pb2.Event, name: str, now: int, catalogue: LiveCatalogue) -> Event:
     _check_text(f"{name}.user_id", event.user_id, 1, MAX_TEXT_BYTES)
     _check_text(f"{name}.item_id", event.item_id, 1, MAX_TEXT_BYTES)
     _check_text(f"{name}.event_type", event.event_type, 0, MAX_EVENT_TEXT_BYTES)
@@ -105,7 +119,7 @@ def _event(event: recommender_pb2.Event, name: str, now: int, catalogue: Catalog
     )
 
 
-def _number(item_id: str, catalogue: Catalogue) -> int:
+def _number(item_id: str, catalogue: LiveCatalogue) -> int:
     number = catalogue.number_of(item_id)
     if number is None:
         raise NotFound(f"item {item_id!r} is not in the catalogue")

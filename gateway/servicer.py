@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 import grpc
 
-from corerec.errors import ResourceExhausted
+from corerec.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from corerec.serving.budget import Budget
 from corerec.serving.interceptor import REQUEST_ID
 from corerec.serving.wire import item_to_proto, timings_to_proto
@@ -44,6 +44,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     ) -> recommender_pb2.ExplainResponse:
         """Return the whole funnel of one request."""
         with self._admitted():
+            await self._learn(request.item_ids, context)
             wanted = explained_numbers(request.item_ids, self._funnel.view.catalogue)
             outcome = await self._run(request.recommend, context, explain=True)
             explainer = Explainer(
@@ -59,6 +60,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         self, request: recommender_pb2.RecordEventsRequest, context: Context
     ) -> recommender_pb2.RecordEventsResponse:
         """Store events; acknowledged when durable."""
+        await self._learn([event.item_id for event in request.events], context)
         events = events_of(request, self._funnel.view.catalogue)
         stored = await self._funnel.profiles.append(events, self._budget(context))
         return recommender_pb2.RecordEventsResponse(stored_count=stored)
@@ -69,6 +71,13 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         catalogue = self._funnel.view.catalogue
         query = query_of(request, self._config, catalogue, REQUEST_ID.get())
         return await self._funnel.run(query, self._budget(context), explain=explain)
+
+    async def _learn(self, ids: Sequence[str], context: Context) -> None:
+        """Look for ids that are not known yet: items may have come a moment ago."""
+        catalogue = self._funnel.view.catalogue
+        if any(catalogue.number_of(item_id) is None for item_id in ids):
+            with suppress(Unavailable, DeadlineExceeded):
+                await self._funnel.profiles.look(self._budget(context).share(0.5))
 
     def _budget(self, context: Context) -> Budget:
         return Budget.of(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from corerec.release import Catalogue, Release
+from corerec.live.catalogue import LiveCatalogue
+from corerec.release import Release
 from corerec.rerank import blocked_numbers, load_rules
-from corerec.stages import Candidates, Float32s, Int64s, RankedItem, Source
+from corerec.stages import Candidates, Float32s, Int64s, Predicate, RankedItem, Source
+from corerec.store.catalogue import Item
+from gateway.conditions import meets
+from gateway.items import ReleaseItems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +23,12 @@ class ReleaseView:
     """One release as the gateway needs it when a stage is missing, and to name items."""
 
     release: str
-    catalogue: Catalogue
+    catalogue: LiveCatalogue
+    """Names of items by number, and which are deleted; its feed keeps it at the store's state."""
+    items: ReleaseItems
+    """Everything that the release says of an item."""
+    kept: dict[int, Item]
+    """Attributes of the items that no stage has checked against conditions: popular and pinned."""
     popular_numbers: Int64s
     """(P,) item numbers, most popular first, none blocked."""
     popular_scores: Float32s
@@ -31,37 +41,63 @@ class ReleaseView:
     @classmethod
     def load(cls, release: Release, rules_path: Path | None = None) -> ReleaseView:
         """Return the view of an open release, with its own rules or those at `rules_path`."""
-        catalogue = release.catalogue
-        blocked = np.sort(blocked_numbers(load_rules(rules_path or release.rules_path), catalogue))
+        catalogue, rules = release.catalogue, load_rules(rules_path or release.rules_path)
+        blocked = np.sort(blocked_numbers(rules, catalogue))
         popular = pl.read_parquet(release.file("popular.parquet"))
         numbers = popular["item_number"].to_numpy().astype(np.int64)
         scores = popular["score"].to_numpy().astype(np.float32)
         allowed = ~np.isin(numbers, blocked)
-        view = cls(
+        items = ReleaseItems(release)
+        pinned = (catalogue.number_of(item_id) for item_id in rules.pins)
+        kept = {*numbers[allowed].tolist(), *(n for n in pinned if n is not None)}
+        return cls(
             release=release.id,
-            catalogue=catalogue,
+            catalogue=LiveCatalogue(catalogue),
+            items=items,
+            kept=items.read(sorted(kept)),
             popular_numbers=numbers[allowed],
             popular_scores=scores[allowed],
             blocked=blocked,
             data_end=int(release.info["data_end_micros"]),
         )
-        # Built now, so that the first request does not wait for them.
-        _ = catalogue.number_of(""), catalogue.titles, catalogue.categories, catalogue.creators
-        return view
 
-    def popular(self, k: int, unwanted: Int64s) -> Candidates:
-        """Return up to k popular candidates without the unwanted item numbers."""
-        first = self.popular_numbers[: k + len(unwanted)]
-        keep = np.flatnonzero(~np.isin(first, unwanted))[:k]
+    def popular(self, k: int, unwanted: Int64s, where: Sequence[Predicate] = ()) -> Candidates:
+        """Return up to k popular items that are neither unwanted nor deleted and meet `where`."""
+        numbers = self.popular_numbers
+        wanted = ~(np.isin(numbers, unwanted) | self.catalogue.deleted[numbers])
+        keep = np.flatnonzero(wanted)
+        if where:
+            keep = keep[[self.meets(int(numbers[place]), where) for place in keep]]
+        keep = keep[:k]
         return Candidates(
-            numbers=first[keep],
+            numbers=numbers[keep],
             scores=self.popular_scores[keep],
             sources=np.full(len(keep), Source.POPULAR, np.uint8),
         )
 
+    def meets(self, number: int, where: Sequence[Predicate]) -> bool:
+        """Say whether a popular or pinned item meets conditions; of others nothing is known."""
+        item = self.kept.get(number)
+        return item is not None and meets(item, where)
+
+    def named(self, item: RankedItem) -> RankedItem:
+        """Return an item with its names; reranking may not have read those of a new one yet."""
+        number = item.number
+        if item.item_id or number >= len(self.catalogue):
+            return item
+        return replace(
+            item,
+            item_id=self.catalogue.ids[number],
+            title=self.catalogue.titles[number],
+            category=self.catalogue.categories[number],
+            creator=self.catalogue.creators[number],
+        )
+
     def in_order(self, candidates: Candidates, k: int) -> list[RankedItem]:
         """Return the first k candidates that no rule blocks, as a final list."""
-        keep = np.flatnonzero(~np.isin(candidates.numbers, self.blocked))[:k]
+        numbers = candidates.numbers
+        gone = np.isin(numbers, self.blocked) | self.catalogue.deleted[numbers]
+        keep = np.flatnonzero(~gone)[:k]
         return [self._item(candidates, int(place)) for place in keep]
 
     def _item(self, candidates: Candidates, place: int) -> RankedItem:

@@ -223,6 +223,7 @@ class FakeCluster:
         self.stages: dict[str, list[ServerProcess]] = {}
         self.endpoints: dict[str, StaticEndpoints] = {}
         self.gateway: ServerProcess
+        self.store_type: type[SqliteStore] = SqliteStore
         self.store: SqliteStore
 
     async def start(self, replicas: int = 1, **stage_config: Any) -> FakeCluster:
@@ -235,8 +236,8 @@ class FakeCluster:
         async def connect(config: Any, metrics: Any) -> Any:
             return remote_stages(config, metrics, lambda name: self.endpoints[name])
 
-        def open_store(path: Path) -> SqliteStore:
-            self.store = SqliteStore(path)
+        def open_store(address: str) -> SqliteStore:
+            self.store = self.store_type(Path(address))
             return self.store
 
         self.gateway = gateway_process(

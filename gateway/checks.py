@@ -1,0 +1,66 @@
+"""What a stage may answer: items that exist, none lost or made up."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+
+from corerec.errors import DeadlineExceeded, Unavailable
+from corerec.serving.budget import Budget
+from corerec.serving.status import Internal
+from corerec.stages import Candidates, RerankResult, Source
+from gateway.profiles import Profiles
+from gateway.view import ReleaseView
+
+_SPARE_MARKS = 1024  # items that may come before the marks are made anew
+
+
+class Checks:
+    """Checks of stages' answers against one view of the catalogue."""
+
+    def __init__(self, view: ReleaseView, profiles: Profiles) -> None:
+        self._view, self._profiles = view, profiles
+        # One mark per item, all False between uses: ten times cheaper than np.isin on 500.
+        self._marks = np.zeros(len(view.catalogue) + _SPARE_MARKS, bool)
+
+    async def learn(self, candidates: Candidates, budget: Budget) -> None:
+        """Know every candidate; a shard may be ahead of this gateway. Raises Internal."""
+        if self._unknown(candidates) is not None:
+            with contextlib.suppress(Unavailable, DeadlineExceeded):
+                await self._profiles.look(budget)
+        if (number := self._unknown(candidates)) is not None:
+            raise Internal(f"item {number} is not in the catalogue")
+
+    def _unknown(self, candidates: Candidates) -> int | None:
+        """Return a candidate's number that stands for no item, if there is one."""
+        numbers, known = candidates.numbers, self._view.catalogue.known
+        if not len(numbers):
+            return None
+        if (most := int(numbers.max())) >= len(known):
+            return most
+        return None if known[numbers].all() else int(numbers[~known[numbers]][0])
+
+    def kept(self, ranked: Candidates, sent: Candidates, k: int) -> None:
+        """Raise when ranking lost, doubled or made up candidates."""
+        if len(ranked) != k:
+            raise Internal(f"rank answered {len(ranked)} of {k} candidates")
+        if len(ranked) and int(ranked.numbers.max()) >= len(self._view.catalogue):
+            raise Internal(f"item {int(ranked.numbers.max())} is not in the catalogue")
+        if len(self._marks) < len(self._view.catalogue):
+            self._marks = np.zeros(len(self._view.catalogue) + _SPARE_MARKS, bool)
+        self._marks[sent.numbers] = True
+        kept = bool(self._marks[ranked.numbers].all())
+        self._marks[sent.numbers] = False
+        if not kept:
+            raise Internal("rank answered items that it was not sent")
+
+    def final(self, result: RerankResult, sent: Candidates, page_size: int) -> None:
+        known = set(sent.numbers.tolist())
+        for item in result.items:
+            if item.number not in known and item.source != Source.PINNED:
+                raise Internal(f"rerank answered item {item.number}, which it was not sent")
+        if len(result.items) > page_size:
+            raise Internal(f"rerank answered {len(result.items)} items for {page_size}")
+        if not result.items and self._view.in_order(sent, 1):
+            raise Internal("rerank answered an empty list")

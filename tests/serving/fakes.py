@@ -88,6 +88,8 @@ class Faults:
     error: Exception | None = None
     mangle: Callable[[Any], Any] | None = None
     """Applied to every result."""
+    answer: Callable[[Any], Any] | None = None
+    """Makes the result instead of the core."""
     hold: threading.Event | None = None
     """A batch waits until it is set."""
     batches: list[list[str]] = field(default_factory=list)
@@ -120,7 +122,7 @@ class FakeCore:
             if isinstance(self.faults.error, CoreRecError):
                 return self.faults.error
             raise self.faults.error
-        result = self.answer(entry)
+        result = (self.faults.answer or self.answer)(entry)
         return self.faults.mangle(result) if self.faults.mangle else result
 
     def answer(self, entry: Any) -> Any:

@@ -10,7 +10,15 @@ from corerec.errors import Unavailable
 from corerec.store.base import Event, UserState
 from corerec.store.catalogue import Item, ItemChange, pack_item, unpack_item
 from corerec.store.redis_scripts import CHECK_PRIME
-from corerec.store.rows import EMPTY, Int64s, checksum, pack, pack_attributes, unpack
+from corerec.store.rows import (
+    EMPTY,
+    Int64s,
+    checksum,
+    event_checksum,
+    pack,
+    pack_attributes,
+    unpack,
+)
 
 # A version, which each write raises by one, and the checksum of the rest.
 _ROW = struct.Struct("<QI")
@@ -94,8 +102,10 @@ def unpack_record(place: str, record: bytes) -> ItemChange:
 def pack_event(event: Event) -> bytes:
     """Return an event as a row of the log."""
     texts = [t.encode() for t in (event.user_id, event.item_id, event.event_type, event.event_id)]
-    numbers = struct.pack("<qq", event.item_number, event.time_micros)
-    crc = checksum(event.user_id, numbers, *texts[1:])
+    e = event
+    crc = event_checksum(
+        e.user_id, e.item_id, e.item_number, e.time_micros, e.event_type, e.event_id
+    )
     head = _EVENT.pack(crc, event.item_number, event.time_micros, *map(len, texts))
     return head + b"".join(texts)
 
@@ -108,10 +118,9 @@ def unpack_event(place: str, row: bytes) -> Event:
         for length in lengths:
             texts.append(row[at : at + length])
             at += length
-        user_id = texts[0].decode()
-        if checksum(user_id, struct.pack("<qq", number, time_micros), *texts[1:]) != crc:
+        user_id, item_id, kind, event_id = (text.decode() for text in texts)
+        if event_checksum(user_id, item_id, number, time_micros, kind, event_id) != crc:
             raise ValueError
-        item_id, kind, event_id = (text.decode() for text in texts[1:])
     except MALFORMED:
         raise Unavailable(
             f"store {place}: an event of the log does not match its checksum; the data is damaged, "

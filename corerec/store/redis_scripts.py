@@ -271,6 +271,3 @@ end
 return found[1]
 """
 )
-
-# KEYS: store, positions, catalogue. ARGV: identity, after, limit.
-CHANGES = Script(_BEGIN + _CHANGES + "return changes(KEYS[2], KEYS[3], ARGV[2], ARGV[3])")

@@ -44,6 +44,14 @@ def change_checksum(item_id: str, number: int, position: int, deleted: int, blob
     return checksum(item_id, struct.pack("<qqB", number, position, deleted & 255), blob)
 
 
+def event_checksum(
+    user_id: str, item_id: str, number: int, time_micros: int, event_type: str, event_id: str
+) -> int:
+    """Return the CRC-32 of an event's row."""
+    texts = (item_id.encode(), event_type.encode(), event_id.encode())
+    return checksum(user_id, struct.pack("<qq", number, time_micros), *texts)
+
+
 def pack_attributes(attributes: Mapping[str, str]) -> str:
     """Return attributes as JSON."""
     return json.dumps(dict(attributes), ensure_ascii=False, separators=(",", ":"))

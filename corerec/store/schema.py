@@ -38,6 +38,8 @@ CREATE TABLE catalogue (
     payload BLOB NOT NULL,
     crc INTEGER NOT NULL
 );
+-- NULL where version 1 stored the event.
+ALTER TABLE events ADD COLUMN crc INTEGER;
 """
 
 STEPS = {0: _VERSION_1, 1: _VERSION_2}

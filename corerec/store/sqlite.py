@@ -9,7 +9,6 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,13 @@ from numpy.typing import NDArray
 
 from corerec.errors import FailedPrecondition, NotFound, Unavailable
 from corerec.release import Release
-from corerec.store import sqlite_items
+from corerec.store import sqlite_items, sqlite_seed
 from corerec.store.base import Event, Progress, UserState, check_attributes, check_event
 from corerec.store.catalogue import Item, ItemChange, check_items
 from corerec.store.database import Database
 from corerec.store.limits import check_id, check_limit
-from corerec.store.rows import EMPTY, checksum, merge, pack, pack_attributes, unpack
-from corerec.store.seed_rows import disagreement, fingerprint, read_histories, read_live, read_users
+from corerec.store.rows import EMPTY, checksum, event_checksum, merge, pack, pack_attributes, unpack
 
-_SEED_CHUNK = 20_000
 _READ = """
 SELECT u.user_id, u.attributes, u.crc, h.items, h.times, h.crc
 FROM users u LEFT JOIN histories h ON h.user_id = u.user_id WHERE u.user_id IN ({marks})
@@ -38,19 +35,14 @@ _PUT_USER = """
 INSERT INTO users VALUES (?, ?, ?)
 ON CONFLICT (user_id) DO UPDATE SET attributes = excluded.attributes, crc = excluded.crc
 """
-_NEW_USER = "INSERT INTO users VALUES (?, ?, ?) ON CONFLICT (user_id) DO NOTHING"
-_NEW_HISTORY = "INSERT INTO histories VALUES (?, ?, ?, ?, ?) ON CONFLICT (user_id) DO NOTHING"
 _NEW_EVENT = """
-INSERT INTO events (user_id, item_id, item_number, time_micros, event_type, event_id)
-VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+INSERT INTO events (user_id, item_id, item_number, time_micros, event_type, event_id, crc)
+VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 """
-_EVENTS = "SELECT seq, item_number, time_micros FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
-_NO_PROFILE = "SELECT user_id FROM histories WHERE user_id NOT IN (SELECT user_id FROM users)"
-_NUMBERS = """
-SELECT i.number, i.id, c.number IS NOT NULL
-FROM items i LEFT JOIN catalogue c ON c.number = i.number ORDER BY i.number
+_EVENTS = """
+SELECT seq, crc, user_id, item_id, item_number, time_micros, event_type, event_id
+FROM events WHERE seq > ? ORDER BY seq LIMIT ?
 """
-_META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 
 class SqliteStore:
@@ -100,7 +92,7 @@ class SqliteStore:
             new: dict[str, list[tuple[int, int]]] = {}
             for e in events:
                 row = (e.user_id, e.item_id, e.item_number, e.time_micros, e.event_type, e.event_id)
-                if link.execute(_NEW_EVENT, row).rowcount:
+                if link.execute(_NEW_EVENT, (*row, event_checksum(*row))).rowcount:
                     new.setdefault(e.user_id, []).append((e.item_number, e.time_micros))
             for user_id, more in new.items():
                 self._extend(link, user_id, more)
@@ -124,7 +116,7 @@ class SqliteStore:
         if not items:
             return []
         with self._database.writing() as link:
-            return sqlite_items.upsert(link, items)
+            return sqlite_items.upsert(link, self.path, items)
 
     def delete_items(self, ids: Sequence[str]) -> list[ItemChange]:
         """See `Store.delete_items`."""
@@ -144,7 +136,7 @@ class SqliteStore:
     def item_numbers(self, ids: Sequence[str]) -> list[int | None]:
         """See `Store.item_numbers`."""
         with self._database.reading() as link:
-            found = sqlite_items.find_numbers(link, ids)
+            found = sqlite_items.find_numbers(link, self.path, ids)
         return [found.get(item_id) for item_id in ids]
 
     def changes(self, after: int, limit: int = 1000) -> list[ItemChange]:
@@ -163,38 +155,22 @@ class SqliteStore:
         check_limit(limit)
         with self._database.reading() as link:
             rows = link.execute(_EVENTS, (seq, limit)).fetchall()
-        table = np.array(rows, np.int64).reshape(-1, 3)
-        return (int(table[-1, 0]) if rows else seq), table[:, 1:]
+        for place, crc, *event in rows:
+            if crc not in (None, event_checksum(*event)):  # None: stored by version 1
+                raise Unavailable(self._bad_row(f"event {place}", event[0]))
+        table = np.array([row[4:6] for row in rows], np.int64).reshape(-1, 2)
+        return (rows[-1][0] if rows else seq), table
 
     def seed(self, release: Release, progress: Progress | None = None) -> bool:
         """See `Store.seed`; the whole of it is one transaction."""
-        mark = fingerprint(release)
-        with self._database.reading() as link:
-            if self._seeded(link) == mark:
-                return False
-        tables = (
-            ("users", _NEW_USER, *read_users(release)),
-            ("histories", _NEW_HISTORY, *read_histories(release)),
-        )
-        live = read_live(release)
-        with self._database.writing() as link:
-            if self._seeded(link) == mark:  # another process was faster
-                return False
-            changed = self._register(link, release.catalogue.ids, progress)
-            changed += sqlite_items.load_live(link, self.path, live)
-            for name, statement, total, rows in tables:
-                changed += _load(link, statement, rows, name, total, progress)
-            self._know_all(link)
-            link.execute(_META, ("seeded", mark))
-            link.execute(_META, ("seeded_release", release.id))
-        return changed > 0
+        return sqlite_seed.seed(self._database, release, progress)
 
     def check(self) -> None:
         """See `Store.check`: one read, and one write that is undone."""
         with self._database.reading() as link:
             link.execute("SELECT 1 FROM users LIMIT 1").fetchone()
         with self._database.writing(commit=False) as link:
-            link.execute(_META, ("probe", ""))
+            link.execute(sqlite_seed.META, ("probe", ""))
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -227,7 +203,7 @@ class SqliteStore:
     def _extend(self, link: sqlite3.Connection, user_id: str, more: list[tuple[int, int]]) -> None:
         state = self._one(link, user_id)
         if state is None:
-            link.execute(_NEW_USER, (user_id, "{}", checksum(user_id, b"{}")))
+            link.execute(sqlite_seed.NEW_USER, (user_id, "{}", checksum(user_id, b"{}")))
         known = (state.items, state.times) if state else (EMPTY, EMPTY)
         items, times = merge(*known, more)
         columns = pack(items), pack(times)
@@ -235,58 +211,16 @@ class SqliteStore:
         link.execute(_PUT_HISTORY, row)
 
     def _check_items(self, link: sqlite3.Connection, events: Sequence[Event]) -> None:
+        numbers = sqlite_items.find_numbers(link, self.path, [e.item_id for e in events])
         for item_id, number in {(event.item_id, event.item_number) for event in events}:
-            row = link.execute("SELECT number FROM items WHERE id = ?", (item_id,)).fetchone()
-            if row is None:
+            own = numbers.get(item_id)
+            if own is None:
                 raise NotFound(f"item_id {item_id!r} is not in the catalogue")
-            if row[0] != number:
+            if own != number:
                 raise FailedPrecondition(
-                    f"item {item_id!r} has number {row[0]} in store {self.path}, not {number}: the "
+                    f"item {item_id!r} has number {own} in store {self.path}, not {number}: the "
                     "release does not belong to this store; use another store"
                 )
-
-    def _register(self, link: sqlite3.Connection, ids: list[str], progress: Progress | None) -> int:
-        """Give new ids their numbers and return how many; refuse a catalogue that disagrees."""
-        known = np.zeros(len(ids), np.bool_)
-        for number, item_id, live in link.execute(_NUMBERS):
-            if number < len(ids) and ids[number] == item_id:
-                known[number] = True
-            elif number < len(ids) or not live:  # a live item that the release lacks is replayed
-                other = ids[number] if number < len(ids) else None
-                raise disagreement(self.path, number, item_id, other)
-        new = np.flatnonzero(~known).tolist()
-        rows = ((number, ids[number]) for number in new)
-        return _load(link, "INSERT INTO items VALUES (?, ?)", rows, "items", len(new), progress)
-
-    @staticmethod
-    def _know_all(link: sqlite3.Connection) -> None:
-        """Give every user with events a row, also one that the release has no profile of."""
-        for (user_id,) in link.execute(_NO_PROFILE).fetchall():
-            link.execute(_NEW_USER, (user_id, "{}", checksum(user_id, b"{}")))
-
-    @staticmethod
-    def _seeded(link: sqlite3.Connection) -> str | None:
-        row = link.execute("SELECT value FROM meta WHERE key = 'seeded'").fetchone()
-        return str(row[0]) if row else None
-
-
-def _load(
-    link: sqlite3.Connection,
-    statement: str,
-    rows: Iterable[tuple[object, ...]],
-    what: str,
-    total: int,
-    progress: Progress | None,
-) -> int:
-    """Insert rows in chunks, tell how far it is, and return how many were new."""
-    done = changed = 0
-    iterator = iter(rows)
-    while chunk := list(islice(iterator, _SEED_CHUNK)):
-        changed += max(0, link.executemany(statement, chunk).rowcount)
-        done += len(chunk)
-        if progress:
-            progress(what, done, total)
-    return changed
 
 
 @contextmanager

@@ -27,12 +27,16 @@ payload = excluded.payload, crc = excluded.crc
 """
 _AFTER = f"SELECT {_COLUMNS} FROM catalogue WHERE position > ? ORDER BY position LIMIT ?"
 _ONE = f"SELECT {_COLUMNS} FROM catalogue WHERE id IN ({{marks}})"
-_NUMBER = "SELECT id, number FROM items WHERE id IN ({marks})"
+# The index by id and the table: they disagree when one of them is damaged.
+_NUMBER = """
+SELECT i.id, i.number, t.id = i.id FROM items i LEFT JOIN items t ON t.number = i.number
+WHERE i.id IN ({marks})
+"""
 
 
-def upsert(link: sqlite3.Connection, items: Sequence[Item]) -> list[ItemChange]:
+def upsert(link: sqlite3.Connection, path: Path, items: Sequence[Item]) -> list[ItemChange]:
     """Put checked items, give new ids their numbers, and return the changes."""
-    numbers = find_numbers(link, [item.item_id for item in items])
+    numbers = find_numbers(link, path, [item.item_id for item in items])
     (free,) = link.execute("SELECT coalesce(max(number), -1) + 1 FROM items").fetchone()
     first, changes = last_position(link) + 1, []
     for position, item in enumerate(items, first):
@@ -50,7 +54,7 @@ def upsert(link: sqlite3.Connection, items: Sequence[Item]) -> list[ItemChange]:
 def delete(link: sqlite3.Connection, path: Path, ids: Sequence[str]) -> list[ItemChange]:
     """Delete the items that are there and return their changes."""
     ids = list(dict.fromkeys(ids))
-    numbers = find_numbers(link, ids)
+    numbers = find_numbers(link, path, ids)
     gone = {change.item_id for change in read(link, path, ids).values() if change.item is None}
     first, changes = last_position(link) + 1, []
     there = [item_id for item_id in ids if item_id in numbers and item_id not in gone]
@@ -67,9 +71,14 @@ def read(link: sqlite3.Connection, path: Path, ids: Sequence[str]) -> dict[str, 
     return {row[1]: change_of(path, row) for row in select(link, _ONE, ids)}
 
 
-def find_numbers(link: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
-    """Return the number of each id that has one."""
-    return dict(select(link, _NUMBER, ids))
+def find_numbers(link: sqlite3.Connection, path: Path, ids: Sequence[str]) -> dict[str, int]:
+    """Return the number of each id that has one. Raises Unavailable when one is damaged."""
+    found = {}
+    for item_id, number, sound in select(link, _NUMBER, ids):
+        if not sound:
+            raise Unavailable(_damaged(path, item_id, number))
+        found[item_id] = number
+    return found
 
 
 def after(link: sqlite3.Connection, position: int, limit: int) -> list[Row]:
@@ -93,10 +102,7 @@ def change_of(path: Path, row: Row) -> ItemChange:
             raise ValueError
         item = None if deleted else unpack_item(payload)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        raise Unavailable(
-            f"store {path}: item {item_id!r}, number {number}, does not match its checksum; the "
-            "file is damaged, restore it from a backup"
-        ) from None
+        raise Unavailable(_damaged(path, item_id, number)) from None
     return ItemChange(position=position, number=number, item_id=item_id, item=item)
 
 
@@ -135,6 +141,13 @@ def chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
     listed = list(values)
     for start in range(0, len(listed), size):
         yield listed[start : start + size]
+
+
+def _damaged(path: Path, item_id: str, number: int) -> str:
+    return (
+        f"store {path}: item {item_id!r}, number {number}, does not match its checksum; the file "
+        "is damaged, restore it from a backup"
+    )
 
 
 def _put(

@@ -180,9 +180,10 @@ def test_every_flipped_byte_of_a_store_is_noticed_or_harmless(tmp_path: Path, ma
     store = SqliteStore(path)
     store.seed(make_release())
     store.append_events([Event("ann", "i1", 1, 40)])
+    (change,) = store.upsert_items([Item(item_id="a", title="t", attributes={"x": "1"})])
     store.close()
     good, dice, noticed = path.read_bytes(), random.Random(3), 0
-    for _ in range(150):
+    for _ in range(200):
         bad = bytearray(good)
         bad[dice.randrange(len(bad))] ^= 1 << dice.randrange(8)
         path.write_bytes(bad)
@@ -197,6 +198,9 @@ def test_every_flipped_byte_of_a_store_is_noticed_or_harmless(tmp_path: Path, ma
             (ann,) = store.read_users(["ann"])
             assert ann.items.tolist() == [0, 1, 2, 1]
             assert ann.attributes == {"age": "25", "city": "Bonn"}
+            assert store.changes(0) == store.read_items(["a"]) == [change]
+            assert store.item_numbers(["i0", "i1", "i2", "a"]) == [0, 1, 2, 3]
+            assert store.events_after(0)[1].tolist() == [[1, 40]]
         except Unavailable:
             noticed += 1
         finally:
@@ -220,13 +224,16 @@ def test_a_store_of_version_1_is_brought_up_to_date_in_place(tmp_path: Path, mak
     store.append_events([Event("ann", "i1", 1, 40, "x", "once")])
     store.close()
     link = sqlite3.connect(path)
-    link.executescript("DROP TABLE catalogue; PRAGMA user_version=1")
+    link.executescript(
+        "DROP TABLE catalogue; ALTER TABLE events DROP COLUMN crc; PRAGMA user_version=1"
+    )
     link.close()
     store = SqliteStore(path)
     assert not store.seed(make_release())
     assert store.read_users(["ann"])[0].items.tolist() == [0, 1, 2, 1]
     assert store.append_events([Event("ann", "i1", 1, 40, "x", "once")]) == 0
     assert store.position() == 0
+    assert store.events_after(0)[1].tolist() == [[1, 40]]
     assert store.upsert_items([Item(item_id="a")])[0].number == 3
     store.close()
     SqliteStore(path).close()

@@ -236,7 +236,7 @@ class RemovedItem:
 
     number: int
     rule: str
-    """block, cap, diversity or cut."""
+    """block, deleted, cap, diversity or cut."""
     note: str
 
 

@@ -25,10 +25,10 @@ class Growing(Generic[T]):
     """An array (n, ...) with room at its end; `values` is a view of the rows that are used."""
 
     def __init__(self, start: NDArray[T], blank: object = 0) -> None:
-        """Begin with a copy of `start`; rows that nobody wrote hold `blank`."""
+        """Begin with a copy of `start` and some room; rows that nobody wrote hold `blank`."""
         self._blank = blank
-        self._room = np.array(start)
-        self.values: NDArray[T] = self._room[:]
+        self._room = self._with(start, len(start) + len(start) // 4 + SPARE)
+        self.values: NDArray[T] = self._room[: len(start)]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -38,9 +38,13 @@ class Growing(Generic[T]):
         if rows <= len(self.values):
             return
         if rows > len(self._room):
-            used = len(self.values)
-            shape = (room_for(rows, len(self._room)), *self._room.shape[1:])
-            wider = np.full(shape, self._blank, self._room.dtype)
-            wider[:used] = self._room[:used]
-            self._room = wider
+            self._room = self._with(self.values, room_for(rows, len(self._room)))
         self.values = self._room[:rows]
+
+    def _with(self, used: NDArray[T], rows: int) -> NDArray[T]:
+        # Zeros are pages that nobody touched: room costs memory when it is written.
+        room = np.zeros((rows, *used.shape[1:]), used.dtype)
+        room[: len(used)] = used
+        if self._blank:
+            room[len(used) :] = self._blank
+        return room

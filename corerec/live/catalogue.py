@@ -93,12 +93,13 @@ class LiveCatalogue:
         fresh = [change for change in changes if change.position > self.position]
         if not fresh:
             return
-        self._grow(max(change.number for change in fresh) + 1)
+        self.reach(max(change.number for change in fresh) + 1)
         for change in fresh:
             self._put(change)
         self.position = fresh[-1].position
 
-    def _grow(self, count: int) -> None:
+    def reach(self, count: int) -> None:
+        """Have a row for every number below `count`; nothing is known of those that are new."""
         for texts in (self.ids, self.titles, self.categories, self.creators):
             texts.extend([""] * (count - len(texts)))
         columns = (self._category_codes, self._creator_codes, self._known, self._deleted)

@@ -6,21 +6,24 @@ Imports NumPy and no vectors: the gateway blocks with it when reranking is down.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from corerec.live.arrays import Growing, room_for
+from corerec.live.catalogue import LiveCatalogue
 from corerec.release.catalogue import Catalogue
 from corerec.rerank.rules import RerankRules, check_rules
+from corerec.store.catalogue import ItemChange
 
 DAY_MICROS = 86_400_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class CompiledRules:
-    """Rules of one catalogue of N items."""
+    """Rules of one catalogue of N items; `apply` lets them follow it."""
 
     rules: RerankRules
     """The rules as they were declared."""
@@ -29,14 +32,50 @@ class CompiledRules:
     pins: tuple[tuple[int, int], ...]
     """(position from 1, item number) of the pins that the catalogue has, by position."""
     category_factors: NDArray[np.float64]
-    """(C + 1,) boost by category code; the last, which code -1 reads, is 1."""
+    """(C + 1 or more,) boost by category code; the last, which code -1 reads, is 1."""
     creator_factors: NDArray[np.float64]
-    """(C + 1,) boost by creator code; the last, which code -1 reads, is 1."""
+    """(C + 1 or more,) boost by creator code; the last, which code -1 reads, is 1."""
     warnings: tuple[str, ...]
-    """Names in the rules that the catalogue does not have."""
+    """Names in the rules that the catalogue did not have at first."""
+
+    def __post_init__(self) -> None:
+        """Give the arrays room."""
+        self._room = Growing(self.blocked, False)
+        self.blocked = self._room.values
+        self._items, self._pinned = set(self.rules.block.items), {n for _, n in self.pins}
+        self._categories = set(self.rules.block.categories)
+        self._creators = set(self.rules.block.creators)
+        self._named = len(self.category_factors) - 1, len(self.creator_factors) - 1
+
+    def reach(self, count: int) -> None:
+        """Have a row for every number below `count`; nothing blocks those that are new."""
+        self._room.grow(count)
+        self.blocked = self._room.values
+
+    def apply(self, changes: Sequence[ItemChange], catalogue: LiveCatalogue) -> None:
+        """Take changes that the catalogue has taken: names of rules that come alive hold now."""
+        self.reach(len(catalogue))
+        for change in changes:
+            number, item_id = change.number, change.item_id
+            self.blocked[number] = (
+                item_id in self._items
+                or catalogue.categories[number] in self._categories
+                or catalogue.creators[number] in self._creators
+            )
+            if item_id in self.rules.pins and number not in self._pinned:
+                self._pinned.add(number)
+                self.pins = tuple(sorted((*self.pins, (self.rules.pins[item_id], number))))
+        boosts = self.rules.boosts
+        self.category_factors = _more_factors(
+            self.category_factors, boosts.categories, catalogue.category_names, self._named[0]
+        )
+        self.creator_factors = _more_factors(
+            self.creator_factors, boosts.creators, catalogue.creator_names, self._named[1]
+        )
+        self._named = len(catalogue.category_names), len(catalogue.creator_names)
 
 
-def compile_rules(rules: RerankRules, catalogue: Catalogue) -> CompiledRules:
+def compile_rules(rules: RerankRules, catalogue: Catalogue | LiveCatalogue) -> CompiledRules:
     """Return the rules resolved against the catalogue.
 
     Raises:
@@ -61,7 +100,7 @@ def compile_rules(rules: RerankRules, catalogue: Catalogue) -> CompiledRules:
     )
 
 
-def blocked_numbers(rules: RerankRules, catalogue: Catalogue) -> NDArray[np.int64]:
+def blocked_numbers(rules: RerankRules, catalogue: Catalogue | LiveCatalogue) -> NDArray[np.int64]:
     """Return the item numbers that are never shown, ascending."""
     return np.flatnonzero(_blocked(rules, catalogue, [])).astype(np.int64, copy=False)
 
@@ -87,7 +126,9 @@ def scale(scores: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[
     return scores * factors
 
 
-def _blocked(rules: RerankRules, catalogue: Catalogue, warnings: list[str]) -> NDArray[np.bool_]:
+def _blocked(
+    rules: RerankRules, catalogue: Catalogue | LiveCatalogue, warnings: list[str]
+) -> NDArray[np.bool_]:
     blocked = np.zeros(len(catalogue), np.bool_)
     for _, number in _known_items(rules.block.items, catalogue, "block.items", warnings):
         blocked[number] = True
@@ -102,6 +143,19 @@ def _blocked(rules: RerankRules, catalogue: Catalogue, warnings: list[str]) -> N
     return blocked
 
 
+def _more_factors(
+    factors: NDArray[np.float64], boosts: Mapping[str, float], names: list[str], known: int
+) -> NDArray[np.float64]:
+    """Return factors for names after the first `known` too, the last being 1 as before."""
+    if len(names) + 1 > len(factors):
+        wider = np.ones(room_for(len(names) + 1, len(factors)))
+        wider[:known] = factors[:known]
+        factors = wider
+    for code in range(known, len(names)):
+        factors[code] = boosts.get(names[code], 1.0)
+    return factors
+
+
 def _factors(
     boosts: Mapping[str, float], names: list[str], key: str, warnings: list[str]
 ) -> NDArray[np.float64]:
@@ -112,7 +166,7 @@ def _factors(
 
 
 def _known_items(
-    items: Iterable[str], catalogue: Catalogue, key: str, warnings: list[str]
+    items: Iterable[str], catalogue: Catalogue | LiveCatalogue, key: str, warnings: list[str]
 ) -> list[tuple[str, int]]:
     found = []
     for item in items:

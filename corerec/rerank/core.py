@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from corerec.errors import CoreRecError, InvalidArgument, ReleaseError
+from corerec.errors import CoreRecError, InvalidArgument
+from corerec.live.arrays import Growing
+from corerec.live.catalogue import LiveCatalogue
+from corerec.live.snapshot import read_snapshot
 from corerec.release import Catalogue, Release
 from corerec.rerank.compiled import CompiledRules, compile_rules
 from corerec.rerank.mmr import Group, Selection, select
 from corerec.rerank.record import Outcome, Recorder
 from corerec.rerank.rules import MAX_RERANK_K, RerankRules, load_rules
 from corerec.rerank.scored import Scored, score_entry
+from corerec.rerank.vectors import VECTORS, Encode, encoder_of, read_vectors
 from corerec.stages import MAX_CANDIDATES, Candidates, RerankEntry, RerankResult, Source
+from corerec.store.catalogue import ItemChange
 
-VECTORS = "item_vectors.safetensors"
+AHEAD = 1_000_000
+"""Retrieval may know so many items more than were applied here: they are reranked without names."""
 
 
 class RerankCore:
@@ -36,11 +41,13 @@ class RerankCore:
         vectors: NDArray[np.float32] | None,
         rules: RerankRules,
         data_end_micros: int = 0,
+        encode: Encode | None = None,
     ) -> None:
         """Hold a catalogue of N items and their L2-normalised vectors (N, D).
 
         `vectors` may be None when `mmr_lambda` is 1. `data_end_micros` is the moment that an
-        entry with `now` 0 is for; 0 there too leaves every freshness unknown.
+        entry with `now` 0 is for; 0 there too leaves every freshness unknown. `encode` gives the
+        vectors of items that change; without it they are unlike everything.
 
         Raises:
             ConfigError: a rule is out of its range.
@@ -51,10 +58,11 @@ class RerankCore:
             rows = "none" if vectors is None else len(vectors)
             raise InvalidArgument(f"vectors must have {len(catalogue)} rows, got {rows}")
         self._release = release
-        self._catalogue = catalogue
-        self._vectors = vectors if needs_vectors else None
-        self._compiled = compile_rules(rules, catalogue)
-        self._recorder = Recorder(catalogue, self._compiled)
+        self._catalogue = LiveCatalogue(catalogue)
+        self._vectors = Growing(vectors) if needs_vectors and vectors is not None else None
+        self._encode = encode
+        self._compiled = compile_rules(rules, self._catalogue)
+        self._recorder = Recorder(self._catalogue, self._compiled)
         self._data_end = data_end_micros
 
     @classmethod
@@ -66,23 +74,49 @@ class RerankCore:
             ReleaseError: the item vectors are missing or not as they must be.
         """
         rules = load_rules(release.rules_path) if rules is None else rules
-        vectors = None
+        vectors = encode = None
         if rules.diversity.mmr_lambda < 1:
-            vectors = _read_vectors(release.file(VECTORS), len(release.catalogue))
+            vectors = read_vectors(release.file(VECTORS), len(release.catalogue))
+            encode = encoder_of(release, vectors.shape[1])
         # Where the data has an order but no times, its end is a count, not a moment.
         has_times = bool(release.info.get("has_times", True))
-        return cls(
+        core = cls(
             release=release.id,
             catalogue=release.catalogue,
             vectors=vectors,
             rules=rules,
             data_end_micros=int(release.info.get("data_end_micros") or 0) if has_times else 0,
+            encode=encode,
         )
+        for changes in read_snapshot(release):
+            core.apply(changes)
+        return core
 
     @property
     def release(self) -> str:
         """Id of the release that this core holds."""
         return self._release
+
+    @property
+    def position(self) -> int:
+        """Position of the newest change of the catalogue that was applied, 0 before any."""
+        return self._catalogue.position
+
+    def apply(self, changes: Sequence[ItemChange]) -> None:
+        """Take changes of the catalogue, in the order of their positions with none left out.
+
+        Deleted items are dropped from then on. Rules that name an item, a category or a creator
+        which comes alive hold from then on.
+        """
+        fresh = [change for change in changes if change.position > self.position]
+        self._catalogue.apply(fresh)
+        self._compiled.apply(fresh, self._catalogue)
+        if self._vectors is not None:
+            self._vectors.grow(len(self._catalogue))
+            items = {change.number: change.item for change in fresh if change.item is not None}
+            if self._encode is not None and items:
+                numbers, vectors = self._encode(items)
+                self._vectors.values[numbers] = vectors
 
     @property
     def rules(self) -> RerankRules:
@@ -148,15 +182,25 @@ class RerankCore:
                 f"scores must be finite, got {candidates.scores[row]} in place {row}"
             )
         ordered = np.sort(candidates.numbers)
-        if ordered[0] < 0 or ordered[-1] >= len(self._catalogue):
+        limit = len(self._catalogue) + AHEAD
+        if ordered[0] < 0 or ordered[-1] >= limit:
             bad = ordered[0] if ordered[0] < 0 else ordered[-1]
-            raise InvalidArgument(f"item numbers must be in [0, {len(self._catalogue)}), got {bad}")
+            raise InvalidArgument(f"item numbers must be in [0, {limit}), got {bad}")
         if (double := ordered[1:] == ordered[:-1]).any():
             number = ordered[1:][double][0]
             raise InvalidArgument(f"item numbers must be given once, got {number} twice")
 
+    def _reach(self, count: int) -> None:
+        """Have rows for numbers that were not applied yet: nothing is known of these items."""
+        if count > len(self._catalogue):
+            self._catalogue.reach(count)
+            self._compiled.reach(count)
+            if self._vectors is not None:
+                self._vectors.grow(count)
+
     def _rerank(self, entry: RerankEntry) -> RerankResult:
         begin = time.perf_counter_ns()
+        self._reach(int(entry.candidates.numbers.max(initial=-1)) + 1)
         now = entry.now or self._data_end
         scored = score_entry(entry.candidates, now, self._compiled, self._catalogue)
         ruled = time.perf_counter_ns()
@@ -185,7 +229,7 @@ class RerankCore:
         pins = [number for _, number in pinned]
         vectors = above = None
         if self._vectors is not None:
-            vectors, above = self._vectors[numbers], self._vectors[pins]
+            vectors, above = self._vectors.values[numbers], self._vectors.values[pins]
         groups = []
         if rules.caps.per_category:
             codes = self._catalogue.category_codes
@@ -205,22 +249,3 @@ class RerankCore:
             relax=rules.caps.relax_caps,
         )
         return selection, vectors
-
-
-def _read_vectors(path: Path, rows: int) -> NDArray[np.float32]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            vectors: NDArray[np.float32] = file.get_tensor("vectors")
-    except (SafetensorError, OSError) as error:
-        raise ReleaseError(f"{path}: must hold the tensor 'vectors': {error}") from None
-    if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != rows:
-        raise ReleaseError(
-            f"{path}: vectors must be float32 of shape ({rows}, D), got {vectors.dtype} "
-            f"{vectors.shape}"
-        )
-    if not np.isfinite(vectors).all():
-        row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
-        raise ReleaseError(f"{path}: vectors must be finite, row {row} is not")
-    return vectors

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from corerec.release.catalogue import Catalogue
+from corerec.live.catalogue import LiveCatalogue
 from corerec.rerank.compiled import DAY_MICROS, CompiledRules
 from corerec.rerank.mmr import Selection
 from corerec.rerank.scored import Scored, Step
@@ -37,7 +37,7 @@ class Outcome:
 class Recorder:
     """Builds the records of one catalogue and one set of rules."""
 
-    def __init__(self, catalogue: Catalogue, compiled: CompiledRules) -> None:
+    def __init__(self, catalogue: LiveCatalogue, compiled: CompiledRules) -> None:
         self._catalogue, self._compiled = catalogue, compiled
 
     def items(self, outcome: Outcome) -> list[RankedItem]:
@@ -64,7 +64,8 @@ class Recorder:
         gone += [
             self._blocked(number)
             for _, number in self._compiled.pins
-            if self._compiled.blocked[number] and number not in seen
+            if number not in seen
+            and (self._compiled.blocked[number] or self._catalogue.deleted[number])
         ]
         gone += [
             RemovedItem(
@@ -216,6 +217,8 @@ class Recorder:
 
     def _blocked(self, number: int) -> RemovedItem:
         block = self._compiled.rules.block
+        if self._catalogue.deleted[number]:
+            return RemovedItem(number=number, rule="deleted", note="the item was deleted")
         if self._catalogue.ids[number] in block.items:
             note = "the item is on the block list"
         elif (category := self._catalogue.categories[number]) in block.categories:

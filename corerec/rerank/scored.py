@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from corerec.release.catalogue import Catalogue
+from corerec.live.catalogue import LiveCatalogue
 from corerec.rerank.compiled import CompiledRules, freshness_of, scale
 from corerec.stages import Candidates, Int64s
 
@@ -39,20 +39,22 @@ class Scored:
     steps: tuple[Step, ...]
     """The rules that moved scores, in order."""
     blocked: NDArray[np.bool_]
-    """(n,) whether a candidate is never shown."""
+    """(n,) whether a candidate is never shown: on the block list, or deleted."""
     order: NDArray[np.int64]
     """Rows of the candidates that are neither blocked nor pinned, best score first."""
     pins: tuple[tuple[int, int], ...]
-    """(position from 1, item number) of the pins that are not blocked, by position."""
+    """(position from 1, item number) of the pins that are neither blocked nor deleted, by
+    position."""
 
 
 def score_entry(
-    candidates: Candidates, now: int, compiled: CompiledRules, catalogue: Catalogue
+    candidates: Candidates, now: int, compiled: CompiledRules, catalogue: LiveCatalogue
 ) -> Scored:
     """Apply block list, pins, freshness and boosts, in this order."""
     numbers = candidates.numbers
-    blocked = compiled.blocked[numbers]
-    pins = tuple(pin for pin in compiled.pins if not compiled.blocked[pin[1]])
+    deleted = catalogue.deleted
+    blocked = compiled.blocked[numbers] | deleted[numbers]
+    pins = tuple(pin for pin in compiled.pins if not (compiled.blocked[pin[1]] or deleted[pin[1]]))
     placed = blocked
     if pins:
         placed = blocked | np.isin(numbers, [number for _, number in pins])
@@ -75,7 +77,7 @@ def score_entry(
 
 
 def _factors(
-    numbers: Int64s, now: int, compiled: CompiledRules, catalogue: Catalogue
+    numbers: Int64s, now: int, compiled: CompiledRules, catalogue: LiveCatalogue
 ) -> list[tuple[str, str, NDArray[np.float64]]]:
     rules, factors = compiled.rules, []
     if rules.freshness.weight > 0:

@@ -264,7 +264,7 @@ def test_diversity_says_what_it_moved_and_what_it_left_out(catalogue: Catalogue)
         (entry([1], k=501), "got 501"),
         (entry([1], k=2**31 - 1), "got 2147483647"),
         (entry([1], now=-1), "request_time_micros must be >= 0, got -1"),
-        (entry([1, 60]), r"item numbers must be in \[0, 60\), got 60"),
+        (entry([1, 1_000_060]), r"item numbers must be in \[0, 1000060\), got 1000060"),
         (entry([-1, 2]), "got -1"),
         (entry([4, 5, 4]), "item numbers must be given once, got 4 twice"),
         (entry(list(range(60)) * 167), "candidates must be at most 10000, got 10020"),

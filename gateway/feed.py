@@ -22,13 +22,11 @@ class News:
     changes: Sequence[ItemChange]
     began: float
     """When the read began, on this process's monotonic clock."""
-    readable: bool = True
-    """Whether the changes could be read."""
 
     @property
     def whole(self) -> bool:
         """Whether these are all the changes that there were."""
-        return self.readable and len(self.changes) < READ_CHANGES
+        return len(self.changes) < READ_CHANGES
 
 
 class Feed:
@@ -80,9 +78,6 @@ class Feed:
 
     def take(self, news: News) -> None:
         """Take in what a read brought; older news than those taken already change nothing."""
-        if not news.readable:
-            self.failed()
-            return
         fresh = [c for c in news.changes if c.position > self.catalogue.position]
         self.catalogue.apply(fresh)
         for change in fresh:

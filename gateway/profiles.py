@@ -41,24 +41,16 @@ class _Reads:
         pass
 
     def run(self, entries: Sequence[str]) -> Sequence[_Read | CoreRecError]:
-        news = self._changes()
         users = list(dict.fromkeys(entry for entry in entries if entry))
+        began, position = time.monotonic(), self._feed.catalogue.position
         try:
-            states = dict(zip(users, self._store.read_users(users), strict=True)) if users else {}
+            states, changes = self._store.read_users_and_changes(users, position, READ_CHANGES)
         except CoreRecError as error:
             if len(entries) == 1:
                 return [error]
             raise  # each alone: one damaged row spares the others
-        return [_Read(states[entry] if entry else _NOBODY, news) for entry in entries]
-
-    def _changes(self) -> News:
-        began = time.monotonic()
-        try:
-            changes = self._store.changes(self._feed.catalogue.position, READ_CHANGES)
-        except CoreRecError as error:
-            log.warning("cannot read changes of the catalogue: %s", error)
-            return News(changes=(), began=began, readable=False)
-        return News(changes=changes, began=began)
+        news, found = News(changes=changes, began=began), dict(zip(users, states, strict=True))
+        return [_Read(found.get(entry, _NOBODY), news) for entry in entries]
 
     def warm(self) -> None:
         self._store.read_users([""])
@@ -116,8 +108,6 @@ class Profiles:
         if self.feed.just_failed:
             raise Unavailable("the store could not be read a moment ago")
         await self.read("", budget)
-        if self.feed.just_failed:
-            raise Unavailable("the store's catalogue cannot be read")
 
     async def catch_up(self) -> None:
         """Return when the catalogue has everything that the store has. Raises Unavailable."""

@@ -15,7 +15,7 @@ import pytest
 
 from corerec.errors import Unavailable
 from corerec.stages import RerankResult, RetrieveResult, Source
-from corerec.store import Item, ItemChange, SqliteStore
+from corerec.store import Item, SqliteStore
 from corerec.v1 import catalog_pb2 as pb
 from corerec.v1 import catalog_pb2_grpc, common_pb2, recommender_pb2
 from tests.serving.fakes import ITEMS, FakeCluster, columns
@@ -33,13 +33,9 @@ class LameStore(SqliteStore):
         if self.lame:
             raise Unavailable("the store is away")
 
-    def read_users(self, ids):
+    def read_users_and_changes(self, ids, after: int, limit: int = 1000):
         self._gate()
-        return super().read_users(ids)
-
-    def changes(self, after: int, limit: int = 1000) -> list[ItemChange]:
-        self._gate()
-        return super().changes(after, limit)
+        return super().read_users_and_changes(ids, after, limit)
 
     def upsert_items(self, items):
         self._gate()

@@ -12,14 +12,20 @@ import numpy as np
 
 from corerec.errors import CoreRecError
 from corerec.features import FeatureSchema, UserIndex
+from corerec.live.content import ContentSide
 from corerec.release import Release
+from corerec.retrieval.changes import encode_changes
+from corerec.retrieval.filters import AttributeTable
 from corerec.retrieval.front import Front
+from corerec.retrieval.lists import ItemList
 from corerec.retrieval.options import HEADER, RetrievalHeader, RetrievalOptions
 from corerec.retrieval.popular import PopularList
+from corerec.retrieval.probe import Recall
+from corerec.retrieval.release_lists import ReleaseTables, make_lists
 from corerec.retrieval.shard import ShardCore
 from corerec.retrieval.sources import (
-    QueryEncoder,
     RetrievalSource,
+    UserEncoder,
     VectorSource,
     join_source,
     load_encoder,
@@ -35,6 +41,7 @@ from corerec.stages import (
     SourceList,
     UserContext,
 )
+from corerec.store.catalogue import ItemChange
 
 
 class RetrievalCore:
@@ -49,9 +56,16 @@ class RetrievalCore:
         schema: FeatureSchema,
         users: UserIndex,
         options: RetrievalOptions | None = None,
+        lists: Sequence[ItemList] = (),
+        attributes: AttributeTable | None = None,
+        content: ContentSide | None = None,
         threads: int = 1,
+        cache_seconds: float = 0.0,
+        probe_share: float = 0.0,
     ) -> None:
         """Join the parts; `RetrievalCore.load` reads them from a release.
+
+        `lists` are those that the quotas of the options name; see Front and ShardCore for the rest.
 
         Raises:
             InvalidArgument: without a source, or with two of one kind.
@@ -63,9 +77,12 @@ class RetrievalCore:
         vectors = [source for source in sources if isinstance(source, VectorSource)]
         self._own = [source for source in sources if not isinstance(source, VectorSource)]
         self._encoders = [
-            QueryEncoder(kind=s.kind, source=s.source, encode=s.encode, weight=s.weight)
+            UserEncoder(
+                kind=s.kind, source=s.source, encode=s.encode, weight=s.weight, extend=s.extend
+            )
             for s in vectors
         ]
+        self._content = content
         self.front = Front(
             release=release,
             encoders=self._encoders,
@@ -73,9 +90,22 @@ class RetrievalCore:
             users=users,
             options=self._options,
             own={source.kind: source.source for source in self._own},
+            content=content,
             threads=threads,
+            cache_seconds=cache_seconds,
         )
-        self.shard = ShardCore(release=release, sources=vectors, popular=popular, threads=threads)
+        self.shard = ShardCore(
+            release=release,
+            sources=vectors,
+            popular=popular,
+            item_count=schema.item_count,
+            lists=lists,
+            attributes=attributes,
+            content=content,
+            timeouts=self._options.timeouts,
+            threads=threads,
+            probe_share=probe_share,
+        )
 
     @classmethod
     def load(
@@ -85,10 +115,14 @@ class RetrievalCore:
         config: RetrievalOptions | None = None,
         threads: int = 1,
         own: Sequence[RetrievalSource] = (),
+        cache_seconds: float = 0.0,
+        probe_share: float = 0.0,
     ) -> RetrievalCore:
         """Return the core of a release, with the release's own options unless others are given.
 
-        `own` are sources of yours that join those of the release.
+        `own` are sources of yours that join those of the release. Queries are kept for
+        `cache_seconds`; `probe_share` of the searches for 500 items or more are measured against
+        the exact answer.
 
         Raises:
             ReleaseError: when a file is missing or the parts are not of one model.
@@ -103,15 +137,24 @@ class RetrievalCore:
             )
             for kind, weight in weights.items()
         ]
-        return cls(
+        options = header.options if config is None else config
+        core = cls(
             release=release.id,
             sources=[*found, *own],
             popular=PopularList.load(release.file("popular.parquet"), schema.item_count),
             schema=schema,
             users=UserIndex.read(release.file("users.parquet")),
-            options=header.options if config is None else config,
+            options=options,
+            lists=make_lists(ReleaseTables(release), options),
+            attributes=AttributeTable.load(release),
+            content=ContentSide.load(release),
             threads=threads,
+            cache_seconds=cache_seconds,
+            probe_share=probe_share,
         )
+        core.front.restore(release)
+        core.shard.restore(release)
+        return core
 
     @property
     def release(self) -> str:
@@ -122,6 +165,21 @@ class RetrievalCore:
     def sources(self) -> tuple[RetrievalSource, ...]:
         """The sources, in the order of their turns."""
         return self._sources
+
+    @property
+    def position(self) -> int:
+        """Position of the newest change that was applied."""
+        return self.shard.position
+
+    @property
+    def recall(self) -> Recall:
+        """What the probe has measured of live searches."""
+        return self.shard.recall
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often queries, lists and masks were kept ones, sources late, and items refused."""
+        return self.front.counts | self.shard.counts
 
     def check(self, entry: RetrieveEntry) -> None:
         """Raise InvalidArgument when the entry breaks a rule."""
@@ -158,6 +216,24 @@ class RetrievalCore:
             histories = rng.integers(0, max(1, self._schema.item_count), (size, 60))
             users = [UserContext(items=h, times=np.zeros(60, np.int64)) for h in histories]
             self.run([RetrieveEntry(user=user, k=500) for user in users])
+
+    def apply(self, changes: Sequence[ItemChange]) -> None:
+        """Take changes of the catalogue, in the order of their positions; see ShardCore."""
+        fresh = [change for change in changes if change.position > self.position]
+        if fresh:
+            encoded = None
+            if self._content is not None and self._content.has_tower:
+                encoded = encode_changes(self._content, fresh)
+            self.front.apply(fresh, encoded)
+            self.shard.apply(fresh, encoded)
+
+    def maintain(self) -> bool:
+        """Merge a little of what came into the main indexes; True while there is more."""
+        return self.shard.maintain()
+
+    def add_events(self, events: Int64s) -> None:
+        """Learn of events (E, 2), item numbers and times in microseconds since 1970."""
+        self.shard.add_events(events)
 
     def score(self, users: Sequence[UserContext], numbers: Int64s) -> Float32s:
         """Return the scores (B, n) that items (B, n) have as candidates; NaN where they have none.

@@ -12,8 +12,12 @@ import numpy as np
 
 from corerec.errors import CoreRecError, InvalidArgument
 from corerec.features import FeatureSchema, UserIndex
+from corerec.live.content import KIND, ContentSide, EncodedItems
+from corerec.live.snapshot import read_position, read_snapshot
 from corerec.release import Release
-from corerec.retrieval.check import check_history
+from corerec.retrieval.cache import QueryCache
+from corerec.retrieval.changes import encode_changes
+from corerec.retrieval.check import check_history, check_where
 from corerec.retrieval.fuse import Fused, fuse, turns
 from corerec.retrieval.merge import POPULAR, merge
 from corerec.retrieval.options import (
@@ -24,7 +28,7 @@ from corerec.retrieval.options import (
     asked_kinds,
     shares_of,
 )
-from corerec.retrieval.sources import QueryEncoder, load_encoder
+from corerec.retrieval.sources import UserEncoder, load_encoder
 from corerec.retrieval.threads import use_threads
 from corerec.stages import (
     MAX_K,
@@ -39,6 +43,7 @@ from corerec.stages import (
     SourceList,
     UserContext,
 )
+from corerec.store.catalogue import ItemChange
 
 MAX_LAST = 20
 """Newest items of a user that a shard is told of, for item-to-item."""
@@ -61,17 +66,20 @@ class Front:
         self,
         *,
         release: str,
-        encoders: Sequence[QueryEncoder],
+        encoders: Sequence[UserEncoder],
         schema: FeatureSchema,
         users: UserIndex,
         options: RetrievalOptions | None = None,
         own: Mapping[str, Source] | None = None,
-        shards: int = 1,
+        content: ContentSide | None = None,
         threads: int = 1,
+        cache_seconds: float = 0.0,
     ) -> None:
         """Join the parts; `Front.load` reads them from a release.
 
-        `own` are lists that the caller adds to the results of the shards, by kind.
+        `own` are lists that the caller adds to the results of the shards, by kind. Without
+        `content` items that came after training count in no history. Queries are kept for
+        `cache_seconds`.
 
         Raises:
             InvalidArgument: without a source, or with two of one kind.
@@ -83,7 +91,9 @@ class Front:
             raise InvalidArgument(f"retrieval must have sources, each of another kind, got {kinds}")
         self._release, self._schema, self._users = release, schema, users
         self._encoders, self._options = tuple(encoders), options
-        self._shards, self._threads = shards, threads
+        self._content, self._threads = content, threads
+        self._cache, self._later = QueryCache(cache_seconds), set[int]()
+        self._position = 0
         self._kinds = asked_kinds(kinds, options.quotas)
         shares_of(kinds, options.quotas)
         self._shares = shares_of(self._kinds, options.quotas)
@@ -97,8 +107,8 @@ class Front:
         release: Release,
         *,
         config: RetrievalOptions | None = None,
-        shards: int = 1,
         threads: int = 1,
+        cache_seconds: float = 0.0,
     ) -> Front:
         """Return the front of a release, with the release's own options unless others are given.
 
@@ -107,7 +117,7 @@ class Front:
         """
         header = RetrievalHeader.load(release.file(HEADER))
         weights = header.score_weights
-        return cls(
+        front = cls(
             release=release.id,
             encoders=[
                 load_encoder(release, kind, weight=weights.get(kind, 1.0), threads=threads)
@@ -116,9 +126,12 @@ class Front:
             schema=FeatureSchema.load(release.file("schema.json")),
             users=UserIndex.read(release.file("users.parquet")),
             options=header.options if config is None else config,
-            shards=shards,
+            content=ContentSide.load(release),
             threads=threads,
+            cache_seconds=cache_seconds,
         )
+        front.restore(release)
+        return front
 
     @property
     def release(self) -> str:
@@ -130,12 +143,23 @@ class Front:
         """Kinds of the sources, in the order of their turns; the popular list is not among them."""
         return self._kinds
 
+    @property
+    def position(self) -> int:
+        """Position of the newest change that was applied."""
+        return self._position
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often the queries of a user were kept ones."""
+        return {"query_hits": self._cache.hits, "query_misses": self._cache.misses}
+
     def check(self, entry: RetrieveEntry) -> None:
-        """Raise InvalidArgument when the entry breaks a rule."""
+        """Raise InvalidArgument when the entry breaks a rule; shards know the attributes' names."""
         if not 1 <= entry.k <= MAX_K:
             raise InvalidArgument(f"k must be in [1, {MAX_K}], got {entry.k}")
         check_history(entry.user)
         self._schema.check_attributes(entry.user.attributes)
+        check_where(entry.where)
 
     def encode(self, entries: Sequence[RetrieveEntry]) -> Encoded:
         """Return a search for each entry; a bad entry gets its error instead.
@@ -145,14 +169,7 @@ class Front:
         use_threads(self._threads)
         found: list[SearchEntry | CoreRecError | None] = [self._fault(e) for e in entries]
         good = [i for i, result in enumerate(found) if result is None]
-        queries: list[dict[str, Float32s]] = [{} for _ in good]
-        micros: dict[str, int] = {}
-        for encoder in self._encoders if good else ():
-            start = time.perf_counter_ns()
-            rows = np.ascontiguousarray(encoder.encode([entries[i].user for i in good]), np.float32)
-            micros[encoder.kind] = (time.perf_counter_ns() - start) // 1000
-            for row in np.flatnonzero(np.isfinite(rows).all(axis=1)):
-                queries[row][encoder.kind] = rows[row]
+        queries, micros = self._queries([entries[i].user for i in good])
         for i, own in zip(good, queries, strict=True):
             found[i] = self._search(entries[i], own)
         return Encoded(entries=[one for one in found if one is not None], micros=micros)
@@ -182,6 +199,53 @@ class Front:
             found_by=found_by,
             position=min((result.position for result in there), default=0),
         )
+
+    def apply(self, changes: Sequence[ItemChange], encoded: EncodedItems | None = None) -> None:
+        """Let changed items count in histories by their content, in the order of positions.
+
+        `encoded` are the changed items as `ContentSide.encode_good` gives them, where the caller
+        has them already. Not while another thread encodes.
+        """
+        fresh = [change for change in changes if change.position > self._position]
+        if fresh:
+            self._take(fresh, encoded)
+            self._position = fresh[-1].position
+
+    def restore(self, release: Release) -> None:
+        """Take the changes that a release holds."""
+        for part in read_snapshot(release):
+            self._take(part, None)
+        self._position = max(self._position, read_position(release))
+
+    def _take(self, changes: Sequence[ItemChange], encoded: EncodedItems | None) -> None:
+        if self._content is None or not self._content.has_tower:
+            return
+        if encoded is None:
+            encoded = encode_changes(self._content, changes)
+        for encoder in self._encoders:
+            if encoder.kind == KIND and encoder.extend is not None:
+                encoder.extend(encoded.numbers, encoded.base)
+                self._later.update(encoded.numbers.tolist())
+
+    def _queries(
+        self, users: Sequence[UserContext]
+    ) -> tuple[list[dict[str, Float32s]], dict[str, int]]:
+        """Return each user's queries by kind, those that are not finite left out, and the time."""
+        keys = [self._cache.key(user) for user in users] if self._cache.seconds else []
+        kept = [self._cache.get(key) for key in keys] or [None] * len(users)
+        found = [{} if own is None else dict(own) for own in kept]
+        new = [row for row, own in enumerate(kept) if own is None]
+        micros = dict.fromkeys((encoder.kind for encoder in self._encoders), 0)
+        for encoder in self._encoders if new else ():
+            start = time.perf_counter_ns()
+            rows = np.ascontiguousarray(encoder.encode([users[row] for row in new]), np.float32)
+            micros[encoder.kind] = (time.perf_counter_ns() - start) // 1000
+            for row, query in zip(new, rows, strict=True):
+                if np.isfinite(query).all():
+                    found[row][encoder.kind] = query
+        for row in new if keys else ():
+            self._cache.put(keys[row], found[row])
+        return found, micros
 
     def _fault(self, entry: RetrieveEntry) -> CoreRecError | None:
         try:
@@ -277,8 +341,8 @@ class Front:
         return found
 
     def _popular_share(self, user: UserContext) -> float:
-        items = user.items
-        cold = not len(items) or not ((items >= 0) & (items < self._schema.item_count)).any()
-        if cold and not self._users.rows([user.user_id])[0]:
-            return self._options.cold_popular_share
-        return self._options.popular_share
+        known = ((user.items >= 0) & (user.items < self._schema.item_count)).any()
+        known = known or not self._later.isdisjoint(user.items.tolist())
+        if known or self._users.rows([user.user_id])[0]:
+            return self._options.popular_share
+        return self._options.cold_popular_share

@@ -40,6 +40,11 @@ class RetrievalOptions:
     """Share of k that popular items fill which no other source brought, [0, 1]."""
     cold_popular_share: float = 1.0
     """The same for a user who is unknown and has no known history, [0, 1]."""
+    timeouts: dict[str, float] = field(default_factory=dict)
+    """Milliseconds after which a source is left out of an answer, by its kind; above 0. One that is
+    not named is waited for. A source with a time-out runs in a thread of its own."""
+    trending_half_life_hours: float = 72.0
+    """Hours after which an event counts half in `trending`; above 0."""
 
     def __post_init__(self) -> None:
         """Check ranges. Raises ConfigError."""
@@ -49,6 +54,14 @@ class RetrievalOptions:
         for kind, weight in self.quotas.items():
             if not (math.isfinite(weight) and weight > 0):
                 raise ConfigError(f"quotas.{kind} must be above 0 and finite, got {weight}")
+        for kind, limit in self.timeouts.items():
+            if kind not in KINDS and kind not in LISTS:
+                raise ConfigError(f"timeouts must name {[*KINDS, *LISTS]}, got {kind!r}")
+            if not (math.isfinite(limit) and limit > 0):
+                raise ConfigError(f"timeouts.{kind} must be above 0 and finite, got {limit}")
+        hours = self.trending_half_life_hours
+        if not (math.isfinite(hours) and hours > 0):
+            raise ConfigError(f"trending_half_life_hours must be above 0 and finite, got {hours}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,10 @@
 """The popular list: what is asked for most lately, for users of whom nothing is known."""
 
+# E events, P items of the list
+
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +13,13 @@ import polars as pl
 
 from corerec.errors import ReleaseError
 from corerec.retrieval.merge import best_first
-from corerec.stages import Float32s, Int64s
+from corerec.retrieval.owned import Eligible
+from corerec.stages import Float32s, Int64s, Predicate
 
 MAX_POPULAR = 1000
 HALF_LIFE_DAYS = 14.0
 _DAY_MICROS = 86_400_000_000
+_KEPT = 256
 
 
 @dataclass(frozen=True)
@@ -40,17 +45,6 @@ class PopularList:
         order = order[scores[order] > 0]
         return cls(order.astype(np.int64), scores[order].astype(np.float32))
 
-    def of_shard(self, shard: int, shards: int) -> PopularList:
-        """Return the items whose number is `shard` modulo `shards`, ties by lower number."""
-        order = best_first(self.numbers, self.scores)
-        order = order[self.numbers[order] % shards == shard]
-        return PopularList(self.numbers[order], self.scores[order])
-
-    def best(self, k: int, excluded: Int64s) -> tuple[Int64s, Float32s]:
-        """Return the first k that are not excluded, and their scores."""
-        rows = np.flatnonzero(~np.isin(self.numbers, excluded))[:k]
-        return self.numbers[rows], self.scores[rows]
-
     def save(self, path: Path) -> None:
         """Write item_number and score, best first, as Parquet."""
         pl.DataFrame({"item_number": self.numbers, "score": self.scores}).write_parquet(path)
@@ -65,3 +59,47 @@ class PopularList:
         if len(numbers) and (numbers.min() < 0 or numbers.max() >= item_count):
             raise ReleaseError(f"{path}: item numbers must be in [0, {item_count})")
         return cls(numbers.copy(), table["score"].cast(pl.Float32).to_numpy().copy())
+
+
+class Popular:
+    """The popular list of a shard; what meets some conditions is kept until the catalogue changes.
+
+    One list serves every k, since a shorter one is its head.
+    """
+
+    def __init__(self, items: PopularList, shard: int = 0, shards: int = 1) -> None:
+        """Take the items whose number is `shard` modulo `shards`."""
+        order = best_first(items.numbers, items.scores)
+        order = order[items.numbers[order] % shards == shard]
+        self._numbers, self._scores = items.numbers[order], items.scores[order]
+        self._kept: OrderedDict[tuple[Predicate, ...], tuple[Int64s, Float32s]] = OrderedDict()
+        self.hits = 0
+        """Entries whose list was there."""
+        self.misses = 0
+        """Entries whose list was made."""
+
+    def find(
+        self, where: tuple[Predicate, ...], k: int, eligible: Eligible
+    ) -> tuple[Int64s, Float32s]:
+        """Return the first k eligible items and their scores; `where` made `eligible.allowed`."""
+        kept = self._kept.get(where)
+        if kept is None:
+            self.misses += 1
+            everyone = Eligible(
+                items=eligible.items, allowed=eligible.allowed, excluded=np.empty(0, np.int64)
+            )
+            there = everyone.test(self._numbers)
+            kept = self._kept[where] = self._numbers[there], self._scores[there]
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        else:
+            self.hits += 1
+        numbers, scores = kept
+        if len(eligible.excluded):
+            rows = np.flatnonzero(~np.isin(numbers, eligible.excluded))[:k]
+            return numbers[rows], scores[rows]
+        return numbers[:k], scores[:k]
+
+    def forget(self) -> None:
+        """Make the lists anew: items came, went or changed."""
+        self._kept.clear()

@@ -30,6 +30,8 @@ from corerec.stages import Float32s, Int64s, Source, UserContext
 
 Encode = Callable[[Sequence[UserContext]], Float32s]
 
+_MEAN_OF = 65_536
+"""Most vectors that a mean is taken of."""
 _HOMES = {
     "two_tower": ("corerec.engines.two_tower", "TwoTower"),
     "bert4rec": ("corerec.engines.bert4rec", "BERT4Rec"),
@@ -63,7 +65,7 @@ class RetrievalSource(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueryEncoder:
+class UserEncoder:
     """The users' side of a model: what the front asks."""
 
     kind: str
@@ -71,6 +73,8 @@ class QueryEncoder:
     encode: Encode
     weight: float = 1.0
     """Weight of its dot product in a candidate's score, >= 0."""
+    extend: Callable[[Int64s, Float32s], None] | None = None
+    """Lets items (n,) count in histories by their content (n, D); None where a model cannot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,18 @@ class IndexedVectors:
     """Weight of its dot product in a candidate's score, >= 0."""
     shard: int = 0
     shards: int = 1
+    mean: Float32s | None = None
+    """(D,) mean vector of the items of all shards; a whole source computes its own."""
+
+    def mean_vector(self) -> Float32s:
+        """Return the mean vector (D,) of the items of all shards, of a sample of many."""
+        if self.mean is not None:
+            return self.mean
+        if not len(self.vectors):
+            return np.zeros(self.vectors.shape[1], np.float32)
+        step = -(-len(self.vectors) // _MEAN_OF)
+        found: Float32s = self.vectors[::step].mean(axis=0, dtype=np.float64).astype(np.float32)
+        return found
 
     def of_shard(self, shard: int, shards: int) -> IndexedVectors:
         """Return the items whose number is `shard` modulo `shards`; a whole source is cut."""
@@ -105,6 +121,7 @@ class IndexedVectors:
             weight=self.weight,
             shard=shard,
             shards=shards,
+            mean=self.mean_vector(),
         )
 
 
@@ -113,6 +130,8 @@ class VectorSource(IndexedVectors):
     """A model whose dot products an index ranks: both sides, over all items."""
 
     encode: Encode
+    extend: Callable[[Int64s, Float32s], None] | None = None
+    """See UserEncoder."""
 
     def search(
         self, users: Sequence[UserContext], queries: Float32s, k: int, seen: Sequence[Int64s]
@@ -169,7 +188,7 @@ def index_files(kind: str) -> tuple[str, str]:
 
 def load_encoder(
     release: Release, kind: str, *, weight: float = 1.0, threads: int = 1
-) -> QueryEncoder:
+) -> UserEncoder:
     """Return the users' side of a source of a release. Raises ReleaseError for a missing file."""
     torch.set_num_threads(threads)
     header = release.file(f"{kind}.json")
@@ -183,7 +202,13 @@ def load_encoder(
         return found
 
     read_model_id(header)
-    return QueryEncoder(kind=kind, source=KINDS[kind], encode=encode, weight=weight)
+    return UserEncoder(
+        kind=kind,
+        source=KINDS[kind],
+        encode=encode,
+        weight=weight,
+        extend=getattr(model, "extend", None),
+    )
 
 
 def load_vectors(
@@ -214,12 +239,13 @@ def load_vectors(
     )
 
 
-def join_source(encoder: QueryEncoder, indexed: IndexedVectors) -> VectorSource:
+def join_source(encoder: UserEncoder, indexed: IndexedVectors) -> VectorSource:
     """Return both sides of a model as one source."""
     return VectorSource(
         kind=indexed.kind,
         source=indexed.source,
         encode=encoder.encode,
+        extend=encoder.extend,
         vectors=indexed.vectors,
         index=indexed.index,
         model_id=indexed.model_id,

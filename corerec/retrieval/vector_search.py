@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from corerec.errors import InvalidArgument
 from corerec.retrieval.merge import best_first
+from corerec.retrieval.owned import Mask
 from corerec.retrieval.sources import IndexedVectors
 from corerec.retrieval.vectors import ItemVectors
 from corerec.stages import Float32s, Int64s
@@ -30,7 +30,9 @@ class VectorSearch:
 
     def __init__(self, source: IndexedVectors) -> None:
         self.kind, self.source, self.weight = source.kind, source.source, source.weight
-        self.vectors = ItemVectors(source.vectors, source.shard, source.shards)
+        self.vectors = ItemVectors(
+            source.vectors, source.mean_vector(), source.shard, source.shards
+        )
         self._index, self._model_id = source.index, source.model_id
 
     def check(self, query: Float32s) -> None:
@@ -43,51 +45,72 @@ class VectorSearch:
         if not np.isfinite(query).all():
             raise InvalidArgument(f"the query of {self.kind} must be finite, got NaN or Inf")
 
-    def search(self, queries: Float32s, k: int, excluded: Sequence[Int64s]) -> list[Found]:
+    def search(
+        self, queries: Float32s, k: int, excluded: Sequence[Int64s], allowed: Mask | None = None
+    ) -> list[Found]:
         """Return each query's k best numbers and exact dot products, best first, ties by number.
 
-        Shapes: queries (B, D); excluded, one array a query; returns (n,) and (n,) a query, n <= k.
+        Shapes: queries (B, D); excluded, one array a query; allowed, a mask by item number;
+        returns (n,) and (n,) a query, n <= k.
         """
-        wide = k + _MARGIN
-        numbers, scores = self._index.search(queries, wide, excluded, model_id=self._model_id)
+        numbers, scores = self._ask(queries, k + _MARGIN, excluded, allowed)
         found = []
         for row, query in enumerate(queries):
             own = self._cut(query, numbers[row], scores[row], k)
             if own is None:
-                again = self._index.search(
-                    queries[row : row + 1], k + _WIDER, [excluded[row]], model_id=self._model_id
-                )
+                one = slice(row, row + 1)
+                again = self._ask(queries[one], k + _WIDER, excluded[one], allowed)
                 own = self._cut(query, again[0][0], again[1][0], k, accept=True)
             assert own is not None
             found.append(own)
         return found
 
-    def part(self, query: Float32s, numbers: Int64s) -> Float32s:
-        """Return this model's part (n,) of the scores of items (n,) for a query (D,)."""
-        return self.weighted(self.vectors.dots(query, numbers))
-
     def weighted(self, dots: Float32s) -> Float32s:
-        """Return dot products as parts of scores."""
+        """Return dot products as parts of candidates' scores."""
         return dots if self.weight == 1 else dots * np.float32(self.weight)
 
+    def upsert(self, numbers: Int64s, vectors: Float32s, *, indexed: bool = False) -> None:
+        """Give items (n,) of the shard, each once, their vectors (n, D).
+
+        `indexed` says that the index has them so already.
+        """
+        self.vectors.put(numbers, vectors)
+        if not indexed:
+            self._index.upsert(numbers, np.ascontiguousarray(vectors, np.float32))
+
+    def remove(self, numbers: Int64s) -> None:
+        """Never find these items again, until they come back."""
+        self._index.remove(numbers)
+
+    def restore(self, numbers: Int64s) -> None:
+        """Find items again that were removed, where they have a vector."""
+        there = numbers[self.vectors.has(numbers)]
+        if len(there):
+            self._index.upsert(there, self.vectors.take(there))
+
+    def maintain(self) -> bool:
+        """Merge a little of what came into the main index; True while there is more."""
+        return bool(self._index.maintain())
+
+    def _ask(
+        self, queries: Float32s, k: int, excluded: Sequence[Int64s], allowed: Mask | None
+    ) -> Found:
+        if allowed is None:
+            return self._index.search(queries, k, excluded, model_id=self._model_id)
+        return self._index.search(queries, k, excluded, allowed=allowed, model_id=self._model_id)
+
     def _cut(
-        self,
-        query: Float32s,
-        numbers: Int64s,
-        scores: NDArray[np.float32],
-        k: int,
-        *,
-        accept: bool = False,
+        self, query: Float32s, numbers: Int64s, scores: Float32s, k: int, *, accept: bool = False
     ) -> Found | None:
         """Return the exact best k of what an index found; None when others may be among them."""
         there = numbers >= 0
-        some, least = not there.all(), scores[-1] if len(scores) else 0.0
+        everything = not there.all()
         numbers = numbers[there]
         dots = self.vectors.dots(query, numbers)
         order = best_first(numbers, dots)[:k]
-        if not (some or accept):
-            # Everything that was not found has at most the last score that was.
+        if not (everything or accept):
+            # What was not found has at most the last score that was.
             slack = _ROUNDING * self.vectors.longest * float(np.linalg.norm(query))
-            if dots[order[-1]] <= least + slack:
+            if dots[order[-1]] <= scores[-1] + slack:
                 return None
         return numbers[order], dots[order]

@@ -18,7 +18,7 @@ from corerec.retrieval.front import Front
 from corerec.retrieval.options import RetrievalOptions
 from corerec.retrieval.popular import PopularList
 from corerec.retrieval.shard import ShardCore
-from corerec.retrieval.sources import IndexedVectors, QueryEncoder
+from corerec.retrieval.sources import IndexedVectors, UserEncoder
 from corerec.stages import (
     RetrieveEntry,
     RetrieveResult,
@@ -69,7 +69,7 @@ def _front(release: Release, users: Sequence[UserContext], seed: int) -> Front:
     return Front(
         release="r",
         encoders=[
-            QueryEncoder(
+            UserEncoder(
                 kind=kind,
                 source=KINDS[kind][0],
                 encode=lambda asked, kind=kind: queries[kind][: len(asked)],  # type: ignore[misc]
@@ -114,7 +114,9 @@ def test_flat_shards_give_the_bits_that_one_gives(
         for row, user in enumerate(users)
     ]
     front = _front(Release.open(tiny_release), users, seed)
-    whole = ShardCore(release="r", sources=sources, popular=popular)
+    whole = ShardCore(
+        release="r", sources=sources, popular=popular, item_count=len(sources[0].vectors)
+    )
     expected = _answers(front, [whole], entries)
     for shards in (2, 4, 8):
         cores = [
@@ -122,6 +124,7 @@ def test_flat_shards_give_the_bits_that_one_gives(
                 release="r",
                 sources=[source.of_shard(shard, shards) for source in sources],
                 popular=popular,
+                item_count=len(sources[0].vectors),
                 shard=shard,
                 shards=shards,
             )
@@ -147,7 +150,7 @@ def test_each_list_of_a_shard_is_the_best_of_its_items_by_brute_force(
     out = rng.integers(-2, count + 2, 30)
     queries = {kind: rng.normal(size=dim).astype(np.float32) for kind, (_, dim) in KINDS.items()}
     own = [source.of_shard(1, 3) for source in sources]
-    core = ShardCore(release="r", sources=own, popular=popular, shard=1, shards=3)
+    core = ShardCore(release="r", sources=own, popular=popular, item_count=count, shard=1, shards=3)
     (result,) = core.run([SearchEntry(queries=queries, k=k, excluded=out)])
     assert isinstance(result, SearchResult)
     mine = np.setdiff1d(np.arange(1, count, 3), out)
@@ -181,6 +184,7 @@ def test_a_missing_shard_lowers_coverage_by_its_share(tiny_release: Path) -> Non
             release="r",
             sources=[source.of_shard(shard, 4) for source in sources],
             popular=popular,
+            item_count=len(sources[0].vectors),
             shard=shard,
             shards=4,
         ).run([search])[0]
@@ -196,7 +200,9 @@ def test_a_missing_shard_lowers_coverage_by_its_share(tiny_release: Path) -> Non
 
 def test_entries_that_break_a_rule_get_an_error_in_their_place() -> None:
     sources, popular = _world(0, 100)
-    core = ShardCore(release="r", sources=sources, popular=popular)
+    core = ShardCore(
+        release="r", sources=sources, popular=popular, item_count=len(sources[0].vectors)
+    )
     good = {kind: np.ones(dim, np.float32) for kind, (_, dim) in KINDS.items()}
     tower = {"two_tower": good["two_tower"]}
     cases = (
@@ -226,4 +232,4 @@ def test_entries_that_break_a_rule_get_an_error_in_their_place() -> None:
         assert isinstance(after, SearchResult)
     assert core.run([]) == []
     with pytest.raises(InvalidArgument, match=r"shard must be in \[0, 2\), got 2"):
-        ShardCore(release="r", sources=[], popular=popular, shard=2, shards=2)
+        ShardCore(release="r", sources=[], popular=popular, item_count=9, shard=2, shards=2)

@@ -33,10 +33,11 @@ def _root(
 
 
 def _add_commands() -> None:
-    from corerec.cli import ask, data, serve, train, tune
+    from corerec.cli import ask, data, rebuild, serve, train, tune
 
     commands: tuple[Callable[..., None], ...] = (
         train.train,
+        rebuild.rebuild,
         tune.tune,
         serve.serve,
         serve.status,

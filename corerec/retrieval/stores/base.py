@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from corerec.errors import InvalidArgument
-from corerec.retrieval.stores.spec import IndexSpec, Metric
+from corerec.retrieval.stores.places import Places
+from corerec.retrieval.stores.spec import Backend, IndexSpec, Metric
 from corerec.stages import Float32s, Int64s
 
 Mask = NDArray[np.bool_]
@@ -34,6 +35,11 @@ class VectorStore(Protocol):
     distance of the vectors as they were added; the cosine of a vector of length 0 is 0. Results
     are ordered by score, equal scores by the lower number, whatever the order of adding.
     """
+
+    @property
+    def backend(self) -> Backend:
+        """What holds the vectors."""
+        ...
 
     @property
     def dim(self) -> int:
@@ -59,12 +65,19 @@ class VectorStore(Protocol):
         """Return the number of items."""
         ...
 
-    def bytes(self) -> Bytes:
+    def held(self) -> Bytes:
         """Return the memory held by its use."""
         ...
 
     def numbers(self) -> Int64s:
         """Return the numbers held, ascending."""
+        ...
+
+    def vectors(self, numbers: Int64s) -> Float32s:
+        """Return the vectors (n, D) of numbers held, as near as the store keeps them.
+
+        With cosine they may have length 1.
+        """
         ...
 
     def train(self, sample: Float32s, count: int | None = None) -> None:
@@ -126,6 +139,13 @@ class VectorStore(Protocol):
         """
         ...
 
+    def write(self, path: Path, *, with_vectors: bool = True) -> dict[str, Any]:
+        """Write the store's files but its header, and return what the header is to hold.
+
+        Without vectors, those that were given to the store are left out, and are needed to load it.
+        """
+        ...
+
     def save(self, path: Path) -> None:
         """Write the store to `path` and files beside it with the same stem; see `load_store`."""
         ...
@@ -154,6 +174,13 @@ def check_vectors(numbers: Int64s, vectors: Float32s, dim: int) -> tuple[Int64s,
     if len(twice := ordered[1:][ordered[1:] == ordered[:-1]]):
         raise InvalidArgument(f"numbers must be distinct, got {twice[0]} more than once")
     return numbers, np.ascontiguousarray(vectors)
+
+
+def refuse_known(places: Places, numbers: Int64s) -> None:
+    """Check that no number is in a store. Raises InvalidArgument naming the first that is."""
+    known = numbers[places.find(numbers) >= 0]
+    if len(known):
+        raise InvalidArgument(f"number {known[0]} is in the store already: remove it first")
 
 
 def check_numbers(numbers: Int64s) -> Int64s:

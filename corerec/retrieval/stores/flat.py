@@ -1,0 +1,238 @@
+"""FlatStore: every vector is compared, by one matrix product or by FAISS's own scan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from corerec.retrieval.stores.arrays import (
+    grown,
+    inside,
+    positions,
+    prepared,
+    squared_lengths,
+    unit,
+)
+from corerec.retrieval.stores.base import (
+    Bytes,
+    Mask,
+    check_numbers,
+    check_search,
+    check_vectors,
+    refuse_known,
+)
+from corerec.retrieval.stores.exact import Rows
+from corerec.retrieval.stores.files import (
+    describe,
+    read_faiss,
+    read_numbers,
+    write_header,
+    write_numbers,
+)
+from corerec.retrieval.stores.places import Places
+from corerec.retrieval.stores.spec import Backend, IndexSpec, Metric
+from corerec.stages import Float32s, Int64s
+
+_SLACK = 8
+"""Results that FAISS is asked for beyond k, so that near ties at the end are seen."""
+
+
+class FlatStore:
+    """Exact search over vectors held in one matrix."""
+
+    def __init__(
+        self,
+        dim: int,
+        metric: Metric = "ip",
+        spec: IndexSpec | None = None,
+        *,
+        backend: Backend = "numpy",
+    ) -> None:
+        self._dim, self._metric, self.backend = dim, metric, backend
+        self._spec = spec or IndexSpec()
+        self._places = Places()
+        self._count, self._longest = 0, 0.0
+        self._numbers = np.empty(0, np.int64)
+        self._vectors = np.empty((0, dim), np.float32)
+        self._squares = np.empty(0, np.float32)
+
+    @property
+    def dim(self) -> int:
+        """Width of a vector."""
+        return self._dim
+
+    @property
+    def metric(self) -> Metric:
+        """What a score is."""
+        return self._metric
+
+    @property
+    def spec(self) -> IndexSpec:
+        """Kind and parameters in use."""
+        return self._spec
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, bytes."""
+        return sum(vars(self.held()).values())
+
+    def __len__(self) -> int:
+        return self._count
+
+    def held(self) -> Bytes:
+        """Return the memory held by its use."""
+        index = self._numbers.nbytes + self._squares.nbytes + self._places.nbytes
+        return Bytes(index=index, vectors=self._vectors.nbytes)
+
+    def numbers(self) -> Int64s:
+        """Return the numbers held, ascending."""
+        return np.sort(self._numbers[: self._count])
+
+    def vectors(self, numbers: Int64s) -> Float32s:
+        """Return the vectors (n, D) of numbers held; with cosine they have length 1."""
+        found: Float32s = self._vectors[self._places.find(numbers)]
+        return found
+
+    def train(self, sample: Float32s, count: int | None = None) -> None:
+        """Learn nothing."""
+
+    def add(self, numbers: Int64s, vectors: Float32s) -> None:
+        """Add items; see VectorStore."""
+        numbers, vectors = check_vectors(numbers, vectors, self._dim)
+        refuse_known(self._places, numbers)
+        if self._metric == "cosine":
+            vectors = unit(vectors)
+        start, self._count = self._count, self._count + len(numbers)
+        self._numbers = grown(self._numbers, self._count, start)
+        self._vectors = grown(self._vectors, self._count, start)
+        self._numbers[start : self._count] = numbers
+        self._vectors[start : self._count] = vectors
+        squares = squared_lengths(vectors)
+        self._longest = max(self._longest, float(squares.max(initial=0)))
+        if self._metric == "l2":
+            self._squares = grown(self._squares, self._count, start)
+            self._squares[start : self._count] = squares
+        self._places.put(numbers, np.arange(start, self._count))
+
+    def remove(self, numbers: Int64s) -> int:
+        """Remove items and return how many were there."""
+        numbers = np.unique(check_numbers(numbers))
+        rows = self._places.find(numbers)
+        numbers, rows = numbers[rows >= 0], rows[rows >= 0]
+        self._places.drop(numbers)
+        left = self._count - len(rows)
+        # The last rows fill the gaps, so the matrix stays whole.
+        gaps = rows[rows < left]
+        last = np.setdiff1d(np.arange(left, self._count), rows)
+        self._numbers[gaps], self._vectors[gaps] = self._numbers[last], self._vectors[last]
+        if self._metric == "l2":
+            self._squares[gaps] = self._squares[last]
+        self._places.put(self._numbers[gaps], gaps)
+        self._count = left
+        return len(rows)
+
+    def search(
+        self,
+        queries: Float32s,
+        k: int,
+        allowed: Mask | None = None,
+        excluded: Sequence[Int64s] | None = None,
+    ) -> tuple[Int64s, Float32s]:
+        """Return the k best allowed items of each query; see VectorStore."""
+        check_search(queries, k, allowed, excluded, self._dim)
+        queries = prepared(queries, self._metric)
+        blocked = None
+        if allowed is not None:
+            known = inside(self._numbers[: self._count], allowed)
+            if 2 * np.count_nonzero(known) < self._count:
+                some = np.flatnonzero(known)
+                return self._search_some(queries, k, some, excluded)
+            blocked = np.flatnonzero(~known)
+        rows = None
+        if excluded is not None:
+            rows = [self._places.find(np.asarray(own, np.int64)) for own in excluded]
+            rows = [own[own >= 0] for own in rows]
+        if self.backend == "faiss" and blocked is None and self._count:
+            return self._search_faiss(queries, k, rows)
+        return self._rows().search(queries, k, blocked, rows)
+
+    def tune(
+        self,
+        *,
+        nprobe: int | None = None,
+        ef_search: int | None = None,
+        refine_factor: float | None = None,
+        search_nodes: int | None = None,
+    ) -> None:
+        """Change nothing: the search has no parameters."""
+
+    def write(self, path: Path, *, with_vectors: bool = True) -> dict[str, Any]:
+        """Write the vectors and return what a header says of them."""
+        ascending = np.argsort(self._numbers[: self._count])
+        index = faiss.IndexFlat(
+            self._dim, faiss.METRIC_L2 if self._metric == "l2" else faiss.METRIC_INNER_PRODUCT
+        )
+        index.add(self._vectors[: self._count][ascending])
+        faiss.write_index(index, str(path))
+        return describe(self) | write_numbers(path, self._numbers[ascending])
+
+    def read(self, path: Path, header: dict[str, Any]) -> None:
+        """Fill an empty store with what `write` wrote."""
+        index = read_faiss(path, self._dim, int(header["count"]))
+        numbers = read_numbers(path, header)
+        memory = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * self._dim)
+        self.add(numbers, np.array(memory).reshape(-1, self._dim))
+
+    def save(self, path: Path) -> None:
+        """Write the store to a file and files beside it."""
+        write_header(path, self.write(path))
+
+    def _rows(self) -> Rows:
+        n = self._count
+        squares = self._squares[:n] if self._metric == "l2" else None
+        return Rows(
+            self._numbers[:n],
+            self._vectors[:n],
+            self._metric,
+            squares=squares,
+            longest=self._longest,
+        )
+
+    def _search_some(
+        self, queries: Float32s, k: int, rows: Int64s, excluded: Sequence[Int64s] | None
+    ) -> tuple[Int64s, Float32s]:
+        part = Rows(
+            self._numbers[rows],
+            self._vectors[rows],
+            self._metric,
+            squares=self._squares[rows] if self._metric == "l2" else None,
+            longest=self._longest,
+        )
+        return part.search(queries, k, None, positions(part.numbers, excluded))
+
+    def _search_faiss(
+        self, queries: Float32s, k: int, excluded: list[Int64s] | None
+    ) -> tuple[Int64s, Float32s]:
+        rows = self._rows()
+        most = max((len(own) for own in excluded), default=0) if excluded is not None else 0
+        wanted = min(k + most + _SLACK, self._count)
+        kind = faiss.METRIC_L2 if self._metric == "l2" else faiss.METRIC_INNER_PRODUCT
+        values, found = faiss.knn(queries, rows.matrix, wanted, metric=kind)
+        numbers = np.empty((len(queries), k), np.int64)
+        scores = np.empty((len(queries), k), np.float32)
+        for i, line in enumerate(found):
+            if excluded is not None and len(excluded[i]):
+                line = np.where(np.isin(line, excluded[i]), -1, line)
+            numbers[i], scores[i] = rows.choose(queries[i], line, k)
+            last = -values[i, -1] if self._metric == "l2" else values[i, -1]
+            # Equal scores may go on beyond what was asked for: then all of them are looked at.
+            if wanted < self._count and scores[i, -1] - rows.margin(queries[i]) <= last:
+                own = [excluded[i]] if excluded is not None else None
+                numbers[i : i + 1], scores[i : i + 1] = rows.search(
+                    queries[i : i + 1], k, None, own
+                )
+        return numbers, scores

@@ -10,6 +10,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from corerec.serving.hedge import Pace
+
 log = logging.getLogger(__name__)
 
 _PROBE_EVERY_SECONDS = 0.25
@@ -40,6 +42,7 @@ class Replica:
         self.sent = 0
         """Stage RPCs sent so far."""
         self.up = True
+        self.pace = Pace()
         self._service, self._came_up = service, up
         self._timeouts = 0
         self._probe: asyncio.Task[None] | None = None

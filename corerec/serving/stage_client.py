@@ -8,14 +8,13 @@ answer is tried once more on another, within a retry budget; nothing else in the
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
 import grpc
 
 from corerec.errors import (
-    CoreRecError,
     DeadlineExceeded,
     InvalidArgument,
     ResourceExhausted,
@@ -23,9 +22,12 @@ from corerec.errors import (
 )
 from corerec.serving.budget import Budget
 from corerec.serving.contracts import StageContract
-from corerec.serving.endpoints import Addresses, Endpoints
+from corerec.serving.endpoints import Endpoints
+from corerec.serving.hedge import Hedge
 from corerec.serving.metrics import Metrics
 from corerec.serving.replica import Replica
+from corerec.serving.replicas import ReplicaSet
+from corerec.serving.sending import Sent, Waiting, cancel_when_all_left, fail
 from corerec.serving.status import Internal, error_of, error_of_call
 
 E = TypeVar("E")
@@ -36,14 +38,6 @@ _RETRY_SHARE = 0.1  # attempts / requests <= 1.1 in the long run
 _RETRY_RESERVE = 20.0  # and this many at once, so that one dead replica can be ridden out
 
 
-class _Waiting(Generic[E, R]):
-    __slots__ = ("budget", "entry", "future", "retried")
-
-    def __init__(self, entry: E, budget: Budget) -> None:
-        self.entry, self.budget, self.retried = entry, budget, False
-        self.future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-
-
 class RemoteStage(Generic[E, R]):
     """A stage behind gRPC. Belongs to the event loop that it is made in.
 
@@ -51,6 +45,7 @@ class RemoteStage(Generic[E, R]):
         max_in_flight: RPCs under way per replica.
         max_batch: entries in one RPC.
         max_queue: entries that may wait; one more gets ResourceExhausted.
+        hedge: when to ask a second replica; None never does.
     """
 
     def __init__(
@@ -62,20 +57,24 @@ class RemoteStage(Generic[E, R]):
         max_in_flight: int = 1,
         max_batch: int = 32,
         max_queue: int = 2048,
+        hedge: Hedge | None = None,
     ) -> None:
-        self._contract, self._endpoints, self._metrics = contract, endpoints, metrics
-        self._max_in_flight, self._max_batch, self._max_queue = max_in_flight, max_batch, max_queue
-        self._replicas: dict[str, Replica] = {}
-        self._queues: dict[str, deque[_Waiting[E, R]]] = {}  # by release: one RPC has one
+        self._hedge = hedge
+        self._contract, self._metrics = contract, metrics
+        self._max_batch, self._max_queue = max_batch, max_queue
+        self._queues: dict[str, deque[Waiting[E, R]]] = {}  # by release: one RPC has one
         self._tasks: set[asyncio.Task[None]] = set()
         self._retry_tokens = _RETRY_RESERVE
         self._pumping = False
-        endpoints.subscribe(self._set_addresses)
+        self._replicas = ReplicaSet(
+            contract, metrics, max_in_flight, avoid_slow=hedge is not None, changed=self._pump
+        )
+        self._replicas.follow(endpoints)
 
     async def call(self, release: str, entry: E, budget: Budget) -> R:
         """Return the entry's result, or raise the status that it ended with."""
         budget.check(f"{self._contract.stage} was begun")
-        if not any(r.up for r in self._replicas.values()):
+        if not self._replicas.any_up:
             raise Unavailable(f"no replica of {self._contract.stage} can be reached")
         queue = self._queues.setdefault(release, deque())
         if len(queue) >= self._max_queue:
@@ -83,7 +82,7 @@ class RemoteStage(Generic[E, R]):
                 f"at most {self._max_queue} entries may wait for {self._contract.stage}"
             )
         self._retry_tokens = min(_RETRY_RESERVE, self._retry_tokens + _RETRY_SHARE)
-        waiting: _Waiting[E, R] = _Waiting(entry, budget)
+        waiting: Waiting[E, R] = Waiting(entry, budget)
         queue.append(waiting)
         self._pump_soon()
         try:
@@ -95,27 +94,6 @@ class RemoteStage(Generic[E, R]):
             raise DeadlineExceeded(
                 f"{self._contract.stage} did not answer within its share of the budget"
             ) from None
-
-    def _set_addresses(self, addresses: Addresses) -> None:
-        for address in addresses - self._replicas.keys():
-            self._replicas[address] = Replica(
-                address,
-                path=self._contract.path,
-                service=self._contract.service,
-                response=self._contract.response,
-                up=self._pump,
-            )
-        for address in self._replicas.keys() - addresses:
-            gone = self._replicas.pop(address)
-            self._spawn(gone.close(grace=5.0))  # what is in flight there may still end
-        self._count_replicas()
-        self._pump()
-
-    def _count_replicas(self) -> None:
-        up = sum(r.up for r in self._replicas.values())
-        gauge, stage = self._metrics.replicas, self._contract.stage
-        gauge.labels(stage, "up").set(up)
-        gauge.labels(stage, "down").set(len(self._replicas) - up)
 
     def _pump_soon(self) -> None:
         """Pump once everything that is ready to run now has run.
@@ -131,45 +109,70 @@ class RemoteStage(Generic[E, R]):
         """Send what waits to replicas that have room, least busy first."""
         self._pumping = False
         for release, queue in self._queues.items():
-            while queue and (replica := self._pick()) is not None:
+            while queue and (replica := self._replicas.pick()) is not None:
                 if batch := self._take(queue):
                     replica.in_flight += 1
                     replica.sent += 1
                     self._spawn(self._send(release, batch, replica))
 
-    def _pick(self) -> Replica | None:
-        best: Replica | None = None
-        for replica in self._replicas.values():
-            free = replica.up and replica.in_flight < self._max_in_flight
-            if free and (best is None or replica.load < best.load):
-                best = replica
-        return best
-
-    def _take(self, queue: deque[_Waiting[E, R]]) -> list[_Waiting[E, R]]:
-        batch: list[_Waiting[E, R]] = []
+    def _take(self, queue: deque[Waiting[E, R]]) -> list[Waiting[E, R]]:
+        batch: list[Waiting[E, R]] = []
         while queue and len(batch) < self._max_batch:
             waiting = queue.popleft()
             if not waiting.future.done() and not waiting.budget.expired:
                 batch.append(waiting)
         return batch
 
-    async def _send(self, release: str, batch: list[_Waiting[E, R]], replica: Replica) -> None:
-        contract = self._contract
+    async def _send(self, release: str, batch: list[Waiting[E, R]], replica: Replica) -> None:
+        """Send a batch; when it is late and another replica is there, send it there too."""
+        sent = Sent(release, batch)
+        timer: asyncio.TimerHandle | None = None
+        if self._hedge is not None:
+            self._hedge.earn()
+            if (after := self._hedge.after) is not None and self._replicas.several:
+                loop = asyncio.get_running_loop()
+                timer = loop.call_later(after, self._send_again, sent, replica)
+        try:
+            await self._attempt(sent, batch, replica)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _send_again(self, sent: Sent[E, R], first: Replica) -> None:
+        batch = [waiting for waiting in sent.batch if not waiting.future.done()]
+        other = self._replicas.other_than(first)
+        assert self._hedge is not None
+        if batch and other is not None and self._hedge.spend():
+            other.in_flight += 1
+            other.sent += 1
+            sent.open += 1
+            self._spawn(self._attempt(sent, batch, other, second=True))
+
+    async def _attempt(
+        self,
+        sent: Sent[E, R],
+        batch: list[Waiting[E, R]],
+        replica: Replica,
+        *,
+        second: bool = False,
+    ) -> None:
+        contract, started = self._contract, time.monotonic()
         request = contract.request(
-            release=release,
+            release=sent.release,
             entries=[contract.entry_to_proto(w.entry, w.budget.micros) for w in batch],
         )
         timeout = max(w.budget.remaining for w in batch) + _SLACK_SECONDS
         call = replica.call(request, timeout=timeout)
-        left = _cancel_when_all_left(batch, call)
+        left = cancel_when_all_left(batch, call)
         try:
             response = await call
             replica.succeeded()
             self._attempted("OK")
+            self._measure(sent, replica, time.monotonic() - started, second)
             self._deliver(batch, response)
         except grpc.aio.AioRpcError as error:
             self._attempted(error.code().name)
-            self._failed(release, batch, replica, error)
+            self._failed(sent, batch, replica, error)
         except asyncio.CancelledError:
             self._attempted("CANCELLED")
             if not left:  # this task itself was cancelled
@@ -178,15 +181,28 @@ class RemoteStage(Generic[E, R]):
                 replica.timed_out()
         except Exception as error:
             self._attempted("INTERNAL")
-            _fail(batch, Internal(f"{contract.stage} answered something invalid: {error}"))
+            if sent.open == 1:
+                fail(batch, Internal(f"{contract.stage} answered something invalid: {error}"))
         finally:
+            sent.open -= 1
             replica.in_flight -= 1
             self._pump_soon()
+
+    def _measure(self, sent: Sent[E, R], replica: Replica, seconds: float, second: bool) -> None:
+        if self._hedge is None:
+            return
+        replica.pace.record(seconds)
+        if not sent.answered:
+            sent.answered = True
+            self._hedge.record(seconds)
+            if second or sent.open > 1:
+                winner = "second" if second else "first"
+                self._metrics.hedges.labels(self._contract.stage, winner).inc()
 
     def _attempted(self, outcome: str) -> None:
         self._metrics.stage_attempts.labels(self._contract.stage, outcome).inc()
 
-    def _deliver(self, batch: list[_Waiting[E, R]], response: Any) -> None:
+    def _deliver(self, batch: list[Waiting[E, R]], response: Any) -> None:
         """Give each entry its result; anything that does not fit is the stage's fault, not ours."""
         if len(response.results) != len(batch):
             raise Internal(f"{len(response.results)} results for {len(batch)} entries")
@@ -206,29 +222,33 @@ class RemoteStage(Generic[E, R]):
 
     def _failed(
         self,
-        release: str,
-        batch: list[_Waiting[E, R]],
+        sent: Sent[E, R],
+        batch: list[Waiting[E, R]],
         replica: Replica,
         error: grpc.aio.AioRpcError,
     ) -> None:
         """Handle an RPC that failed as a whole: retry what may be retried, fail the rest."""
-        code = error.code()
+        code, failure = error.code(), error_of_call(error)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             replica.timed_out()
-        elif code is grpc.StatusCode.UNAVAILABLE:
+        elif code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+            # CANCELLED is a server's that ends: calls cancelled here never come to this place.
+            failure = Unavailable(f"a replica of {self._contract.stage} went away")
             replica.failed(error.details() or "unavailable")
-            self._count_replicas()
-            batch = self._requeue(release, batch)
-            if not any(r.up for r in self._replicas.values()):
+            self._replicas.count()
+            if sent.open == 1:
+                batch = self._requeue(sent.release, batch)
+            if not self._replicas.any_up:
                 for queue in self._queues.values():  # waiting out the budget would help nobody
-                    batch.extend(queue)
+                    fail(queue, failure)
                     queue.clear()
-        _fail(batch, error_of_call(error))
+        if sent.open == 1:  # else another replica may still answer
+            fail(batch, failure)
 
-    def _requeue(self, release: str, batch: list[_Waiting[E, R]]) -> list[_Waiting[E, R]]:
+    def _requeue(self, release: str, batch: list[Waiting[E, R]]) -> list[Waiting[E, R]]:
         """Put entries back that may be tried once more; return the others."""
-        refused: list[_Waiting[E, R]] = []
-        can_retry = any(r.up for r in self._replicas.values())
+        refused: list[Waiting[E, R]] = []
+        can_retry = self._replicas.any_up
         for waiting in reversed(batch):
             if waiting.retried or not can_retry or self._retry_tokens < 1.0:
                 refused.append(waiting)
@@ -243,35 +263,16 @@ class RemoteStage(Generic[E, R]):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    @property
+    def is_up(self) -> bool:
+        """Whether a replica can be asked."""
+        return self._replicas.any_up
+
     async def close(self) -> None:
         """Stop following replicas and close every channel."""
-        self._endpoints.close()
+        self._replicas.stop()
         self._queues.clear()  # nothing is sent any more
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(r.close() for r in self._replicas.values()))
-
-
-def _fail(batch: Iterable[_Waiting[Any, Any]], error: CoreRecError) -> None:
-    for waiting in batch:
-        if not waiting.future.done():
-            waiting.future.set_exception(error)
-
-
-def _cancel_when_all_left(batch: list[_Waiting[Any, Any]], call: Any) -> list[bool]:
-    """Cancel the RPC once every caller of its entries is gone; the list then holds True."""
-    remaining = len(batch)
-    gone: list[bool] = []
-
-    def left(future: asyncio.Future[Any]) -> None:
-        nonlocal remaining
-        if future.cancelled():
-            remaining -= 1
-            if not remaining:
-                gone.append(True)
-                call.cancel()
-
-    for waiting in batch:
-        waiting.future.add_done_callback(left)
-    return gone
+        await self._replicas.close()

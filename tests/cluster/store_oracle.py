@@ -16,6 +16,7 @@ import numpy as np
 from corerec.errors import Unavailable
 from corerec.stages import MAX_HISTORY
 from corerec.store import ItemChange, Store
+from tests.cluster.store_writer import BASE
 
 Row = tuple[int, int, str, str | None]
 """Position, number, id, and title; None for the title of a deleted item."""

@@ -22,6 +22,7 @@ import polars as pl
 import torch
 from safetensors.numpy import save_file
 
+from corerec.engines.dcn import DcnConfig
 from corerec.errors import CoreRecError
 from corerec.features import (
     CategoricalFeature,
@@ -39,6 +40,7 @@ from corerec.stages import Candidates, RankEntry, Source, UserContext
 
 RESULT = Path(__file__).parent / "results" / "ranking_core.json"
 CANDIDATES, HISTORY, TOWER = 500, 50, 64
+LARGE = DcnConfig(cross_layers=3, cross_rank=64, deep=(256, 128))
 END = 1_700_000_000_000_000
 HOUR = 3_600_000_000
 
@@ -50,11 +52,20 @@ class Folder:
         self.root, self.id = root, "benchmark"
         self.info: dict[str, Any] = {"data_end_micros": END}
 
+    @property
+    def names(self) -> list[str]:
+        return [path.name for path in self.root.iterdir()]
+
+    def has(self, name: str) -> bool:
+        return (self.root / name).exists()
+
     def file(self, name: str) -> Path:
         return self.root / name
 
 
-def write_release(root: Path, items: int, users: int, rng: np.random.Generator) -> Folder:
+def write_release(
+    root: Path, items: int, users: int, rng: np.random.Generator, *, large: bool = False
+) -> Folder:
     def vocabulary(name: str, size: int) -> tuple[str, ...]:
         return tuple(f"{name}{i}" for i in range(size))
 
@@ -96,7 +107,9 @@ def write_release(root: Path, items: int, users: int, rng: np.random.Generator) 
     PopularitySnapshot(total=counts, recent=counts / 10).save(root / "popularity.safetensors")
     pl.DataFrame({"user_id": [f"u{i}" for i in range(users)]}).write_parquet(root / "users.parquet")
     torch.manual_seed(0)
-    model = RankingModel(schema, RankingModelConfig(), TOWER)
+    model = RankingModel(
+        schema, RankingModelConfig(dcn=LARGE) if large else RankingModelConfig(), TOWER
+    )
     save_ranker(model, root / "ranker.safetensors", root / "ranker.json")
     return Folder(root)
 
@@ -161,12 +174,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--large", action="store_true", help="a network ten times the default's")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "auto"))
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        release = write_release(Path(folder), arguments.items, 20_000, rng)
+        release = write_release(Path(folder), arguments.items, 20_000, rng, large=arguments.large)
         core = RankingCore.load(release, device=arguments.device)
         core.warm()
         entries = make_entries(128, arguments.items, rng)

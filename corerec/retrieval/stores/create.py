@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from corerec.config import build_config
 from corerec.errors import InvalidArgument, ReleaseError
@@ -12,13 +12,15 @@ from corerec.retrieval.stores.base import VectorStore
 from corerec.retrieval.stores.files import FORMAT, header_path, read_json
 from corerec.retrieval.stores.flat import FlatStore
 from corerec.retrieval.stores.graph import GraphStore
-from corerec.retrieval.stores.int8 import Int8Store
 from corerec.retrieval.stores.lists import ListsStore
 from corerec.retrieval.stores.spec import Backend, IndexSpec, Metric
 from corerec.retrieval.stores.trees import AnnoyStore
 from corerec.stages import Float32s
 
-Store = FlatStore | GraphStore | ListsStore | Int8Store
+if TYPE_CHECKING:
+    from corerec.retrieval.stores.int8 import Int8Store
+
+    Store = FlatStore | GraphStore | ListsStore | Int8Store
 
 
 def create_index(
@@ -78,7 +80,7 @@ def read_store(
 def like(store: VectorStore) -> VectorStore:
     """Return an empty store of the same backend, metric and spec."""
     spec = store.spec
-    if isinstance(store, ListsStore | Int8Store):
+    if spec.is_lists:
         spec = replace(spec, nlist=0)
     return _make(store.backend, store.metric, store.dim, spec, None)
 
@@ -93,5 +95,8 @@ def _make(
     if spec.kind == "hnsw":
         return GraphStore(dim, metric, spec)
     if spec.kind == "ivf-int8-refine":
+        # Loading numba takes a fraction of a second that other kinds need not wait for.
+        from corerec.retrieval.stores.int8 import Int8Store
+
         return Int8Store(dim, metric, spec, given=vectors)
     return ListsStore(dim, metric, spec, given=vectors)

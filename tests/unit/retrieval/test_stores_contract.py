@@ -31,7 +31,7 @@ LISTS = {"nlist": 32, "nprobe": 12}
 CASES = {
     "numpy": Case("numpy", IndexSpec(), True),
     "faiss-flat": Case("faiss", IndexSpec(), True),
-    "hnsw": Case("faiss", IndexSpec(kind="hnsw", ef_search=128)),
+    "hnsw": Case("faiss", IndexSpec(kind="hnsw", ef_construction=200, ef_search=400)),
     "ivf-flat": Case("faiss", IndexSpec(kind="ivf-flat", **LISTS)),
     "ivf-sq8": Case("faiss", IndexSpec(kind="ivf-sq8", **LISTS)),
     "ivf-sq8-refine": Case("faiss", IndexSpec(kind="ivf-sq8-refine", **LISTS)),

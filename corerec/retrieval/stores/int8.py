@@ -1,0 +1,428 @@
+"""Int8Store: inverted lists of 8-bit codes, read sixteen at a time, the best scored again exactly.
+
+Each code is of a vector's difference to its list's centre, so eight bits lose almost nothing: the
+candidates need hardly be more than k. The vectors lie in the order of the lists.
+"""
+
+# B queries, D width, N items, S sample, W candidates
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import faiss
+import numpy as np
+
+from corerec.errors import FailedPrecondition, InvalidArgument, ReleaseError
+from corerec.retrieval.stores.arrays import positions, prepared, unit
+from corerec.retrieval.stores.base import (
+    Bytes,
+    Mask,
+    check_finite,
+    check_numbers,
+    check_search,
+    check_vectors,
+    refuse_known,
+)
+from corerec.retrieval.stores.exact import Rows, order
+from corerec.retrieval.stores.files import describe, read_array, vectors_path, write_header
+from corerec.retrieval.stores.int8_kernel import LANES
+from corerec.retrieval.stores.int8_lists import Lists, append, empty_lists, erase, laid_out
+from corerec.retrieval.stores.int8_search import LOW, NONE, TOP, search_lists
+from corerec.retrieval.stores.masks import MaskPlan, MaskPlans
+from corerec.retrieval.stores.places import Places
+from corerec.retrieval.stores.spec import Backend, IndexSpec, Metric
+from corerec.stages import Float32s, Int64s
+
+_faiss: Any = faiss
+_EXACT = 2.0
+"""Filters that allow fewer items than this many times what a search reads are searched exactly."""
+_REBUILD = 4
+"""An add of more than 1/4 of what is held lays all lists out anew."""
+_CHUNK = 1 << 16
+_SHARE = 8
+"""Queries a thread is given at least."""
+_SIGN = np.int32(0x7FFFFFFF)
+_ALL = np.empty(0, np.bool_)
+_NO_ITEMS = np.empty(0, np.int64)
+
+
+class Int8Store:
+    """Approximate search of any metric: the lists nearest to a query are read, and only those."""
+
+    backend: Backend = "faiss"
+
+    def __init__(
+        self, dim: int, metric: Metric, spec: IndexSpec, *, given: Float32s | None = None
+    ) -> None:
+        self._dim, self._metric, self._spec = dim, metric, spec
+        self._given = np.empty((0, dim), np.float32) if given is None else given
+        self._lists: Lists | None = None
+        self._places = Places()
+        """The slot of each number."""
+        self._plans, self._version = MaskPlans(), 0
+
+    @property
+    def dim(self) -> int:
+        """Width of a vector."""
+        return self._dim
+
+    @property
+    def metric(self) -> Metric:
+        """What a score is."""
+        return self._metric
+
+    @property
+    def spec(self) -> IndexSpec:
+        """Kind and parameters in use."""
+        return self._spec
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, bytes."""
+        return sum(vars(self.held()).values())
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def held(self) -> Bytes:
+        """Return the memory held by its use: of the blocks in use, not of those reserved."""
+        lists = self._lists
+        if lists is None:
+            return Bytes(index=self._places.nbytes, vectors=0)
+        slots = int(lists.used[0]) * LANES
+        width = lists.codes.shape[1] * 4
+        distances = 4 if len(lists.offsets) > 1 else 0
+        centres = sum(
+            part.nbytes for part in (lists.centres, lists.centre_codes, lists.centre_scales)
+        )
+        index = slots * (width + 4 + distances + 8 + 8) + slots + centres
+        return Bytes(index=index + self._places.nbytes, vectors=slots * self._dim * 4)
+
+    def numbers(self) -> Int64s:
+        """Return the numbers held, ascending."""
+        return self._places.numbers()
+
+    def vectors(self, numbers: Int64s) -> Float32s:
+        """Return the vectors (n, D) of numbers held; with cosine they have length 1."""
+        if self._lists is None:
+            return np.empty((0, self._dim), np.float32)
+        found: Float32s = self._lists.vectors[self._places.find(numbers)]
+        return found
+
+    def train(self, sample: Float32s, count: int | None = None) -> None:
+        """Learn centres from a sample (S, D) of a catalogue of `count` items; see VectorStore."""
+        if len(self):
+            raise FailedPrecondition(f"a store is trained while empty, it holds {len(self)} items")
+        if sample.ndim != 2 or sample.shape[1] != self._dim or not len(sample):
+            raise InvalidArgument(f"sample must be (S, {self._dim}), S > 0, got {sample.shape}")
+        check_finite(sample, "sample")
+        sample = np.ascontiguousarray(sample, np.float32)
+        if self._metric == "cosine":
+            sample = unit(sample)
+        nlist = min(self._spec.lists_for(count or len(sample)), len(sample))
+        nprobe = min(self._spec.nprobe or max(1, nlist // 8), nlist)
+        self._spec = replace(self._spec, nlist=nlist, nprobe=nprobe)
+        self._use(_centres(sample, self._spec, self._metric))
+
+    def add(self, numbers: Int64s, vectors: Float32s) -> None:
+        """Add items; see VectorStore."""
+        numbers, vectors = check_vectors(numbers, vectors, self._dim)
+        refuse_known(self._places, numbers)
+        if not len(numbers):
+            return
+        if self._lists is None:
+            self.train(vectors, len(vectors))
+        if self._metric == "cosine":
+            vectors = unit(vectors)
+        lists, distance = self._ready, self._metric == "l2"
+        home = _assign(lists.centres, vectors, self._metric)
+        if _REBUILD * len(numbers) > len(self):
+            known = self.numbers()
+            at = self._places.find(known)
+            numbers = np.concatenate([known, numbers])
+            vectors = np.concatenate([lists.vectors[at], vectors]) if len(known) else vectors
+            home = np.concatenate([lists.home[at // LANES], home])
+            self._lists, slots = laid_out(lists.centres, numbers, vectors, home, distance=distance)
+        else:
+            self._lists, slots = append(lists, numbers, vectors, home, distance=distance)
+        self._places.put(numbers, slots)
+        self._version += len(numbers)
+
+    def remove(self, numbers: Int64s) -> int:
+        """Remove items and return how many were there."""
+        numbers = np.unique(check_numbers(numbers))
+        slots = self._places.find(numbers)
+        numbers, slots = numbers[slots >= 0], slots[slots >= 0]
+        if len(numbers):
+            erase(self._ready, slots)
+            self._places.drop(numbers)
+            self._version += len(numbers)
+        return len(numbers)
+
+    def search(
+        self,
+        queries: Float32s,
+        k: int,
+        allowed: Mask | None = None,
+        excluded: Sequence[Int64s] | None = None,
+    ) -> tuple[Int64s, Float32s]:
+        """Return the k best allowed items of each query; see VectorStore."""
+        check_search(queries, k, allowed, excluded, self._dim)
+        queries = prepared(queries, self._metric)
+        if not len(self) or not len(queries):
+            numbers = np.full((len(queries), k), -1, np.int64)
+            return numbers, np.full((len(queries), k), -np.inf, np.float32)
+        plan = self._plan(allowed)
+        if plan is not None and plan.count <= max(_EXACT * self._read_items(), 4 * k):
+            assert allowed is not None
+            return self._search_some(queries, k, np.flatnonzero(allowed), excluded)
+        return self._ask(queries, k, allowed, plan, excluded)
+
+    def tune(
+        self,
+        *,
+        nprobe: int | None = None,
+        ef_search: int | None = None,
+        refine_factor: float | None = None,
+        search_nodes: int | None = None,
+    ) -> None:
+        """Set how many lists are read and how many candidates are scored again."""
+        if nprobe is not None:
+            if not 1 <= nprobe <= max(1, self._spec.nlist):
+                raise InvalidArgument(f"nprobe must be in [1, {self._spec.nlist}], got {nprobe}")
+            self._spec = replace(self._spec, nprobe=nprobe)
+        if refine_factor is not None:
+            self._spec = replace(self._spec, refine_factor=refine_factor)
+
+    def write(self, path: Path, *, with_vectors: bool = True) -> dict[str, Any]:
+        """Write centres, lists and vectors, and return what a header says of them."""
+        header = describe(self) | {"count": len(self), "trained": self._lists is not None}
+        if self._lists is None:
+            return header
+        lists, numbers = self._lists, self.numbers()
+        slots = self._places.find(numbers)
+        own = np.full(len(numbers), True)
+        if not with_vectors:
+            own = ~self._is_given(numbers, slots)
+        with path.open("wb") as file:
+            np.save(file, lists.centres, allow_pickle=False)
+            np.save(file, numbers, allow_pickle=False)
+            np.save(file, lists.home[slots // LANES].astype(np.int32), allow_pickle=False)
+            np.save(file, own, allow_pickle=False)
+        if own.any():
+            np.save(vectors_path(path), lists.vectors[slots[own]], allow_pickle=False)
+        return header | {"own_vectors": int(own.sum())}
+
+    def read(self, path: Path, header: dict[str, Any]) -> None:
+        """Fill an empty store with what `write` wrote."""
+        if not header["trained"]:
+            return
+        try:
+            with path.open("rb") as file:
+                centres, numbers, home, own = (np.load(file, allow_pickle=False) for _ in range(4))
+        except (OSError, ValueError, EOFError) as error:
+            raise ReleaseError(f"{path}: not lists of 8-bit codes: {error}") from None
+        count = int(header["count"])
+        if not count == len(numbers) == len(home) == len(own) or centres.shape[1] != self._dim:
+            raise ReleaseError(
+                f"{path}: holds {len(numbers)} items of {centres.shape[1]}, "
+                f"its header says {count} of {self._dim}"
+            )
+        self._use(centres)
+        if not count:
+            return
+        vectors = self._read_vectors(path, numbers, own)
+        self._lists, slots = laid_out(
+            centres, numbers, vectors, home.astype(np.int64), distance=self._metric == "l2"
+        )
+        self._places.put(numbers, slots)
+        self._version += count
+
+    def save(self, path: Path) -> None:
+        """Write the store to a file and files beside it."""
+        write_header(path, self.write(path))
+
+    def _is_given(self, numbers: Int64s, slots: Int64s) -> Mask:
+        """Return which numbers (n,) have the vectors that were given to the store."""
+        same = numbers < len(self._given)
+        rows = np.flatnonzero(same)
+        for start in range(0, len(rows), _CHUNK):
+            some = rows[start : start + _CHUNK]
+            given = np.asarray(self._given[numbers[some]])
+            if self._metric == "cosine":
+                given = unit(given)
+            same[some] = (given == self._ready.vectors[slots[some]]).all(axis=1)
+        return same
+
+    def _read_vectors(self, path: Path, numbers: Int64s, own: Mask) -> Float32s:
+        """Return the vectors (N, D) of a file of the own ones and of those given."""
+        file, count = vectors_path(path), int(own.sum())
+        stored: Float32s = np.empty((0, self._dim), np.float32)
+        if count:
+            stored = read_array(file, (count, self._dim), np.float32, mapped=True)
+        if count == len(numbers):
+            return stored
+        if numbers[~own].max() >= len(self._given):
+            raise ReleaseError(
+                f"{file}: holds {count} of {len(numbers)} vectors; give the others to load it, "
+                f"got {len(self._given)}"
+            )
+        vectors = np.empty((len(numbers), self._dim), np.float32)
+        vectors[own] = stored
+        given = np.asarray(self._given[numbers[~own]])
+        vectors[~own] = unit(given) if self._metric == "cosine" else given
+        return vectors
+
+    @property
+    def _ready(self) -> Lists:
+        if self._lists is None:
+            raise FailedPrecondition("a store must be trained first; call train or add")
+        return self._lists
+
+    def _use(self, centres: Float32s) -> None:
+        self._lists = empty_lists(centres, 64, distance=self._metric == "l2")
+
+    def _read_items(self) -> float:
+        """Return how many items a search without a filter looks at."""
+        return self._spec.nprobe * len(self) / self._spec.nlist
+
+    def _plan(self, allowed: Mask | None) -> MaskPlan | None:
+        if allowed is None:
+            return None
+        homes = cast(Places, _Homes(self))
+        stale = len(self) // 100
+        return self._plans.get(allowed, self._version, stale, lambda: homes, self._spec.nlist)
+
+    def _search_some(
+        self, queries: Float32s, k: int, numbers: Int64s, excluded: Sequence[Int64s] | None
+    ) -> tuple[Int64s, Float32s]:
+        """Search the given numbers exactly, those that are here."""
+        slots = self._places.find(numbers)
+        numbers, slots = numbers[slots >= 0], slots[slots >= 0]
+        part = Rows(numbers, self._ready.vectors[slots], self._metric)
+        return part.search(queries, k, None, positions(numbers, excluded))
+
+    def _ask(
+        self,
+        queries: Float32s,
+        k: int,
+        allowed: Mask | None,
+        plan: MaskPlan | None,
+        excluded: Sequence[Int64s] | None,
+    ) -> tuple[Int64s, Float32s]:
+        lists, held, target = self._ready, _NO_ITEMS, 0
+        barred, starts = _flat(excluded)
+        wanted = min(math.ceil(k * self._spec.refine_factor), len(self))
+        probes = self._spec.nprobe
+        if plan is not None:
+            held, target = plan.per_list, int(max(self._read_items(), 2 * wanted))
+            probes = min(int(1.5 * probes * len(self) / max(1, plan.count)) + 1, self._spec.nlist)
+            if not plan.sampled:
+                lists = _without_empty(lists, held)
+        found = np.empty((len(queries), wanted), np.int64)
+        by_slot = bool(lists.highest[0] >= TOP)
+        least, distance = min(k, len(self)), self._metric == "l2"
+
+        def ask(start: int, end: int) -> None:
+            search_lists(queries[start:end], lists, probes, least, wanted, distance, by_slot,
+                         _ALL if allowed is None else allowed, held, target, barred,
+                         starts[start : end + 1], found[start:end])  # fmt: skip
+            found[start:end].sort(axis=1)
+
+        _share(ask, len(queries))
+        return self._unpacked(found, k, by_slot)
+
+    def _unpacked(self, found: Int64s, k: int, by_slot: bool) -> tuple[Int64s, Float32s]:
+        """Return numbers and scores (B, k) of ascending keys (B, W)."""
+        width = found.shape[1]
+        keys = found[:, : -k - 1 : -1] if k < width else found[:, ::-1]
+        bits = (keys >> 32).astype(np.int32)
+        scores = (bits ^ ((bits >> 31) & _SIGN)).view(np.float32)
+        lower = keys & LOW
+        numbers = TOP - lower
+        if by_slot:
+            numbers = self._ready.numbers[np.where(keys == NONE, 0, lower)]
+        if (keys[:, -1:] == NONE).any():
+            none = keys == NONE
+            numbers[none], scores[none] = -1, -np.inf
+        if by_slot or k > width:
+            return order(numbers, scores, k)
+        return numbers, scores
+
+
+class _Homes:
+    """The list of each number, in the manner of Places."""
+
+    def __init__(self, store: Int8Store) -> None:
+        self._store = store
+
+    def find(self, numbers: Int64s) -> Int64s:
+        """Return the lists (n,) of numbers (n,), -1 where a number is not held."""
+        slots = self._store._places.find(numbers)
+        return np.where(slots >= 0, self._store._ready.home[slots // LANES], -1)
+
+
+def _centres(sample: Float32s, spec: IndexSpec, metric: Metric) -> Float32s:
+    """Return centres (L, D) learned from a sample."""
+    kmeans = faiss.Kmeans(
+        sample.shape[1],
+        spec.nlist,
+        niter=10,
+        spherical=metric != "l2",
+        seed=spec.seed or 1234,
+        max_points_per_centroid=spec.points,
+        min_points_per_centroid=1,
+    )
+    kmeans.train(sample)
+    return np.ascontiguousarray(kmeans.centroids, np.float32)
+
+
+def _assign(centres: Float32s, vectors: Float32s, metric: Metric) -> Int64s:
+    """Return the list (N,) of each vector."""
+    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    index = _faiss.IndexFlat(centres.shape[1], kind)
+    index.add(centres)
+    home: Int64s = index.search(vectors, 1)[1][:, 0]
+    return home
+
+
+def _without_empty(lists: Lists, held: Int64s) -> Lists:
+    """Return lists of which those that hold nothing allowed are never chosen."""
+    scales = lists.centre_scales.copy()
+    scales.reshape(-1)[: len(held)][held == 0] = np.nan
+    return lists._replace(centre_scales=scales)
+
+
+def _flat(excluded: Sequence[Int64s] | None) -> tuple[Int64s, Int64s]:
+    """Return all excluded numbers in one row, and where each query's begin, (B + 1,)."""
+    if excluded is None or not any(len(own) for own in excluded):
+        return _NO_ITEMS, np.zeros(1 if excluded is None else len(excluded) + 1, np.int64)
+    starts = np.concatenate([[0], np.cumsum([len(own) for own in excluded])]).astype(np.int64)
+    return np.concatenate([check_numbers(own) for own in excluded]), starts
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="int8")
+
+
+def _share(work: Any, count: int) -> None:
+    """Call work(start, end) for parts of range(count), on as many threads as FAISS may use."""
+    threads = min(faiss.omp_get_max_threads(), count // _SHARE)
+    if threads <= 1:
+        work(0, count)
+        return
+    ends = np.linspace(0, count, threads + 1).astype(int).tolist()
+    parts = list(pairwise(ends))
+    others = [_pool(threads).submit(work, *part) for part in parts[1:]]
+    work(*parts[0])
+    for other in others:
+        other.result()

@@ -14,6 +14,7 @@ import numpy as np
 
 from corerec.engines.protocols import Retriever
 from corerec.pipelines.config import TrainConfig
+from corerec.pipelines.list_tables import TrainingTables
 from corerec.pipelines.parallel import Parallel
 from corerec.pipelines.parts import Parts
 from corerec.pipelines.progress import Report, Steps
@@ -23,6 +24,7 @@ from corerec.pipelines.weigh import weigh
 from corerec.retrieval.build import build_index
 from corerec.retrieval.core import RetrievalCore
 from corerec.retrieval.options import KINDS
+from corerec.retrieval.release_lists import make_lists
 from corerec.retrieval.sources import (
     Encode,
     ListSource,
@@ -95,6 +97,7 @@ def training_core(
         schema=parts.schema,
         users=parts.index,
         options=config.retrieval,
+        lists=make_lists(TrainingTables(parts, Slice.RANKER), config.retrieval),
         threads=threads,
     )
 

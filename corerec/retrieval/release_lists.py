@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -20,27 +20,45 @@ from corerec.retrieval.trending import Trending
 from corerec.stages import Int64s
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListTables:
-    """What lists are made of. A list that is not asked for costs nothing."""
+class ListTables(Protocol):
+    """What lists are made of; a table is read when a list needs it."""
 
-    items: Int64s
-    """(E,) item numbers of events."""
-    times: Int64s
-    """(E,) their times, microseconds since 1970."""
-    transitions: TransitionTable
-    born_micros: Int64s
-    """(N,) when each item came to be, microseconds since 1970; -1 is unknown."""
-    end: int
-    """Where the data ends, microseconds since 1970."""
+    @property
+    def items(self) -> Int64s:
+        """(E,) item numbers of events."""
+        ...
+
+    @property
+    def times(self) -> Int64s:
+        """(E,) their times, microseconds since 1970."""
+        ...
+
+    @property
+    def transitions(self) -> TransitionTable:
+        """Which items follow which."""
+        ...
+
+    @property
+    def born_micros(self) -> Int64s:
+        """(N,) when each item came to be, microseconds since 1970; -1 is unknown."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """Where the data ends, microseconds since 1970."""
+        ...
 
 
 class ReleaseTables:
-    """The same of a release, each read at its first use."""
+    """The tables of a release."""
 
     def __init__(self, release: Release) -> None:
         self._release = release
-        self.end = int(release.info["data_end_micros"])
+
+    @property
+    def end(self) -> int:
+        """Where the data ends, microseconds since 1970."""
+        return int(self._release.info["data_end_micros"])
 
     @cached_property
     def _events(self) -> pl.DataFrame:
@@ -69,7 +87,7 @@ class ReleaseTables:
 
 
 def make_lists(
-    tables: ListTables | ReleaseTables,
+    tables: ListTables,
     options: RetrievalOptions,
     shard: int = 0,
     shards: int = 1,

@@ -51,11 +51,12 @@ def remote_stages(
     config: GatewayConfig, metrics: Metrics, endpoints: Callable[[str], Endpoints]
 ) -> Stages:
     """Return stages behind gRPC; `endpoints` gives the replicas of retrieval, ranking, rerank."""
-    limits = {"max_in_flight": config.stage_in_flight, "max_batch": config.stage_batch}
+    rpcs, most = config.stage_in_flight, config.stage_batch
+    at = {name: endpoints(name) for name in ("retrieval", "ranking", "rerank")}
     return (
-        RemoteStage(RETRIEVE, endpoints("retrieval"), metrics, **limits),
-        RemoteStage(RANK, endpoints("ranking"), metrics, **limits),
-        RemoteStage(RERANK, endpoints("rerank"), metrics, **limits),
+        RemoteStage(RETRIEVE, at["retrieval"], metrics, max_in_flight=rpcs, max_batch=most),
+        RemoteStage(RANK, at["ranking"], metrics, max_in_flight=rpcs, max_batch=most),
+        RemoteStage(RERANK, at["rerank"], metrics, max_in_flight=rpcs, max_batch=most),
     )
 
 

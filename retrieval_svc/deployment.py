@@ -1,4 +1,5 @@
-"""The retrieval service as a Ray Serve application: starts and stops it, nothing else."""
+"""The retrieval service as Ray Serve applications, the front's and each shard's: starts and stops
+them, nothing else."""
 
 from __future__ import annotations
 
@@ -7,12 +8,21 @@ from typing import Any
 from ray import serve
 
 from corerec.config import build_config
-from corerec.serving.ray_glue import ServedReplica, bind
-from retrieval_svc.config import RetrievalConfig
-from retrieval_svc.process import process
+from corerec.serving.metrics import Metrics
+from corerec.serving.ray_glue import ServedReplica, ServeEndpoints, bind
+from retrieval_svc.config import RetrievalConfig, ShardConfig
+from retrieval_svc.process import Shards, process, remote_shards
+from retrieval_svc.shard import shard_name, shard_process
 
 NAME = "retrieval"
 """Name of the application and of its deployment."""
+
+
+async def served_shards(config: RetrievalConfig, metrics: Metrics) -> Shards:
+    """Return shards at the replicas that Serve announces; each shard is its own application."""
+    return remote_shards(
+        config, metrics, lambda shard: ServeEndpoints(shard_name(shard), shard_name(shard))
+    )
 
 
 class RetrievalReplica(ServedReplica):
@@ -21,7 +31,18 @@ class RetrievalReplica(ServedReplica):
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, release: str, config: dict[str, Any]
     ) -> None:
-        await self._start(process(build_config(RetrievalConfig, config), release))
+        parsed = build_config(RetrievalConfig, config)
+        await self._start(process(parsed, release, connect=served_shards))
+
+
+class ShardReplica(ServedReplica):
+    """One replica of one shard."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, release: str, shard: int, shards: int, config: dict[str, Any]
+    ) -> None:
+        parsed = build_config(ShardConfig, config)
+        await self._start(shard_process(parsed, release, shard, shards))
 
 
 def app(arguments: dict[str, Any]) -> serve.Application:
@@ -29,3 +50,14 @@ def app(arguments: dict[str, Any]) -> serve.Application:
     config = arguments.get("config", {})
     parsed = build_config(RetrievalConfig, config, source="[retrieval]")
     return bind(RetrievalReplica, parsed, NAME, {"release": arguments["release"], "config": config})
+
+
+def shard_app(arguments: dict[str, Any]) -> serve.Application:
+    """Return one shard's application.
+
+    Arguments: `release`, a path; `shard`, in [0, `shards`); `config`, the table [shard].
+    """
+    config = arguments.get("config", {})
+    parsed = build_config(ShardConfig, config, source="[shard]")
+    own = {name: arguments[name] for name in ("release", "shard", "shards")}
+    return bind(ShardReplica, parsed, shard_name(own["shard"]), {**own, "config": config})

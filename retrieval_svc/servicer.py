@@ -1,4 +1,4 @@
-"""RetrievalService: proto to arrays and back around the retrieval core."""
+"""RetrievalService and SearchService: proto to arrays and back around retrieval's cores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from corerec.serving.stage_host import StageHost
-from corerec.stages import RetrieveEntry, RetrieveResult
+from corerec.stages import RetrieveEntry, RetrieveResult, SearchEntry, SearchResult
 from corerec.v1 import retrieval_pb2, retrieval_pb2_grpc
 
 
@@ -28,3 +28,22 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
 def add(host: StageHost[RetrieveEntry, RetrieveResult], server: grpc.aio.Server) -> None:
     """Add the service to a server."""
     retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(RetrievalServicer(host), server)
+
+
+class SearchServicer(retrieval_pb2_grpc.SearchServiceServicer):
+    """Answers batches from the shards that its host holds."""
+
+    def __init__(self, host: StageHost[SearchEntry, SearchResult]) -> None:
+        self._host = host
+
+    async def Search(
+        self, request: retrieval_pb2.SearchRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> retrieval_pb2.SearchResponse:
+        """Return one result per entry, each with its own status."""
+        response: retrieval_pb2.SearchResponse = await self._host.answer(request, context)
+        return response
+
+
+def add_search(host: StageHost[SearchEntry, SearchResult], server: grpc.aio.Server) -> None:
+    """Add a shard's service to a server."""
+    retrieval_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(host), server)

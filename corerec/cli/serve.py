@@ -44,8 +44,11 @@ def serve(
     ] = False,
     port: Annotated[int | None, typer.Option(help="Public port; 0 takes a free one.")] = None,
     store: Annotated[
-        Path | None, typer.Option(help="SQLite file of users and events [STATE_DIR/corerec.db].")
-    ] = None,
+        str,
+        typer.Option(
+            help="Users, events, catalogue: a SQLite file [STATE_DIR/corerec.db] or redis://HOST."
+        ),
+    ] = "",
     state_dir: StateDir = STATE,
 ) -> None:
     """Serve a release: four gRPC services on Ray Serve, on this machine, until ctrl-C."""
@@ -72,17 +75,17 @@ def serve(
 
 
 async def _serve_in_process(
-    file: DeploymentFile, release: Path, port: int | None, store: Path, state_dir: Path
+    file: DeploymentFile, release: Path, port: int | None, store: str, state_dir: Path
 ) -> None:
     from dataclasses import asdict, replace
 
     from corerec.serving.cluster import check_port_free
     from corerec.serving.local import gateway_config, in_process
 
-    config = gateway_config(file, str(store), port)
+    config = gateway_config(file, store, port)
     check_port_free(config)
     tables = dict(file.tables) | {"gateway": asdict(config)}
-    process = in_process(replace(file, tables=tables), str(release), str(store))
+    process = in_process(replace(file, tables=tables), str(release), store)
     await process.start()
     metadata = process.metadata()
     _announce(state_dir, metadata["address"], release, {"gateway": [metadata]})
@@ -93,7 +96,7 @@ async def _serve_in_process(
 
 
 async def _serve_cluster(
-    file: DeploymentFile, release: Path, port: int | None, store: Path, state_dir: Path
+    file: DeploymentFile, release: Path, port: int | None, store: str, state_dir: Path
 ) -> None:
     from corerec.serving.cluster import Cluster
 
@@ -125,9 +128,8 @@ async def _start(cluster: Any, progress: Any) -> None:
     await cluster.wait_for_replicas()
 
 
-def _store(file: DeploymentFile, state_dir: Path) -> Path:
-    named = file.tables["gateway"].get("store")
-    return Path(str(named)) if named else state_dir / "corerec.db"
+def _store(file: DeploymentFile, state_dir: Path) -> str:
+    return str(file.tables["gateway"].get("store") or state_dir / "corerec.db")
 
 
 def _announce(state_dir: Path, address: str, release: Path, replicas: Any) -> None:
@@ -156,7 +158,7 @@ def _detach(
     config: Path | None,
     in_process: bool,
     port: int | None,
-    store: Path | None,
+    store: str,
     state_dir: Path,
 ) -> None:
     """Start the same command in the background and wait until it serves."""
@@ -165,7 +167,7 @@ def _detach(
     command += ["--config", str(config)] if config else []
     command += ["--in-process"] if in_process else []
     command += ["--port", str(port)] if port is not None else []
-    command += ["--store", str(store)] if store else []
+    command += ["--store", store] if store else []
     log = state_dir / _LOG_FILE
     with log.open("wb") as output:
         child = subprocess.Popen(

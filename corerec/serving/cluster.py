@@ -15,6 +15,8 @@ from corerec.errors import Unavailable
 from corerec.serving.deployment_file import DeploymentFile
 from corerec.serving.local import gateway_config
 from gateway.config import GatewayConfig
+from retrieval_svc.config import RetrievalConfig
+from retrieval_svc.shard import shard_name
 
 Progress = Callable[[str], None]
 
@@ -41,23 +43,37 @@ def check_port_free(config: GatewayConfig) -> None:
             ) from None
 
 
-class Cluster:
-    """A local Ray cluster with the four services on Serve. Use inside one running event loop."""
+def store_address(store: str | Path) -> str:
+    """Return a store's address as processes of other folders understand it."""
+    text = str(store)
+    return text if "://" in text else str(Path(text).resolve())
 
-    def __init__(self, file: DeploymentFile, release: Path, store: Path, port: int | None) -> None:
+
+class Cluster:
+    """A local Ray cluster with the services on Serve. Use inside one running event loop."""
+
+    def __init__(
+        self, file: DeploymentFile, release: Path, store: str | Path, port: int | None
+    ) -> None:
         gateway = gateway_config(file, str(store), port)
         check_port_free(gateway)
         self._gateway = gateway
         self._release = str(release.resolve())
         # Replicas run in other directories and read the tables again: paths go absolute.
-        tables = {name: dict(table) for name, table in file.tables.items()}
+        address = store_address(store)
+        tables = {
+            name: {"store": address, **table}
+            for name, table in file.tables.items()
+            if name != "gateway"
+        }
         tables["gateway"] = asdict(gateway) | {
-            "store": str(store.resolve()),
+            "store": address,
             "rules": str(Path(gateway.rules).resolve()) if gateway.rules else "",
         }
         if tables["rerank"].get("rules"):
             tables["rerank"]["rules"] = str(Path(tables["rerank"]["rules"]).resolve())
         self._tables = tables
+        self._shards = file.config(RetrievalConfig, "retrieval").shards
         self._endpoints: dict[str, Any] = {}
 
     async def start(self, progress: Progress) -> None:
@@ -78,14 +94,14 @@ class Cluster:
             "rerank": rerank,
             "gateway": gateway,
         }
-        targets = [
-            serve.RunTarget(
-                module.app({"release": self._release, "config": self._tables[name]}),
-                name=name,
-                route_prefix=None,
-            )
+        apps = {
+            name: module.app({"release": self._release, "config": self._tables[name]})
             for name, module in modules.items()
-        ]
+        }
+        for shard in range(self._shards if self._shards > 1 else 0):
+            own = {"release": self._release, "shard": shard, "shards": self._shards}
+            apps[shard_name(shard)] = retrieval.shard_app(own | {"config": self._tables["shard"]})
+        targets = [serve.RunTarget(app, name=name, route_prefix=None) for name, app in apps.items()]
         progress("starting the services")
         await asyncio.to_thread(
             serve.run_many,
@@ -94,7 +110,7 @@ class Cluster:
             wait_for_applications_running=False,
         )
         await self._wait_until_running(serve, progress)
-        for name in modules:
+        for name in apps:
             self._endpoints[name] = ServeEndpoints(name, name)
 
     async def _wait_until_running(self, serve: Any, progress: Progress) -> None:

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from corerec.config import build_config, read_toml
 from corerec.errors import ConfigError
 
-SERVICES = ("gateway", "retrieval", "ranking", "rerank")
-"""Tables of the file, each read by the service of that name."""
+SERVICES = ("gateway", "retrieval", "shard", "ranking", "rerank")
+"""Tables of the file, each read by the service of that name; a shard is retrieval's."""
 
 T = TypeVar("T")
 

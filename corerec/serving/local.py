@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from corerec.serving.batching import Batcher
 from corerec.serving.config import StageConfig
 from corerec.serving.deployment_file import DeploymentFile
-from corerec.serving.metrics import Metrics
+from corerec.serving.metrics import Metrics, observe_sources
 from corerec.serving.process import ServerProcess, limit_blas
 from corerec.serving.stage import LocalStage
+from corerec.serving.tail import Tailer, follow
 from corerec.stages import StageCore
 from gateway.config import GatewayConfig
 from gateway.process import Stages, process
@@ -46,10 +48,11 @@ def in_process(file: DeploymentFile, release: str, store: str = "") -> ServerPro
 
         limit_blas(1)
         retrieve_core, rank_core, rerank_core = await asyncio.to_thread(load)
+        observe = observe_sources(retrieve_core, metrics)
         return (
-            _stage("retrieve", retrieve_core, retrieval, metrics),
-            _stage("rank", rank_core, ranking, metrics),
-            _stage("rerank", rerank_core, rerank, metrics),
+            await _stage("retrieve", retrieve_core, retrieval, gateway, metrics, observe),
+            await _stage("rank", rank_core, ranking, gateway, metrics),
+            await _stage("rerank", rerank_core, rerank, gateway, metrics),
         )
 
     return process(gateway, release, connect=connect)
@@ -67,15 +70,35 @@ def gateway_config(file: DeploymentFile, store: str = "", port: int | None = Non
     )
 
 
-def _stage(
-    name: str, core: StageCore[E, R], config: StageConfig, metrics: Metrics
+class _FollowingStage(LocalStage[E, R]):
+    """A stage in this process that follows the store's catalogue."""
+
+    def __init__(self, batcher: Batcher[E, R], tailer: Tailer | None) -> None:
+        super().__init__(batcher)
+        self._tailer = tailer
+
+    async def close(self) -> None:
+        """Stop following, then finish what waits."""
+        if self._tailer is not None:
+            await self._tailer.close()
+        await super().close()
+
+
+async def _stage(
+    name: str,
+    core: StageCore[E, R],
+    config: StageConfig,
+    gateway: GatewayConfig,
+    metrics: Metrics,
+    observe: Callable[[R], None] | None = None,
 ) -> LocalStage[E, R]:
-    return LocalStage(
-        Batcher(
-            core,
-            stage=name,
-            metrics=metrics,
-            max_queue=config.max_queue,
-            max_batch=config.max_batch,
-        )
+    batcher = Batcher(
+        core,
+        stage=name,
+        metrics=metrics,
+        max_queue=config.max_queue,
+        max_batch=config.max_batch,
+        observe=observe,
     )
+    followed = replace(config, store=config.store or gateway.store)
+    return _FollowingStage(batcher, await follow(batcher, followed, metrics, stage=name))

@@ -6,7 +6,9 @@ One registry and one port a process; a process holds one service, so no label sa
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import (
@@ -19,6 +21,8 @@ from prometheus_client import (
     ProcessCollector,
     start_http_server,
 )
+
+from corerec.serving.core_metrics import CoreCollector
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +122,8 @@ class Metrics:
             ("release",),
             registry=registry,
         )
+        self.cores = CoreCollector()
+        registry.register(self.cores)
         self._add_catalogue(registry)
         self._add_retrieval(registry)
 
@@ -140,12 +146,6 @@ class Metrics:
             ("stage",),
             registry=registry,
         )
-        self.delta_items = Gauge(
-            "corerec_delta_items",
-            "Items that are searched beside the main index until they are merged into it.",
-            ("stage",),
-            registry=registry,
-        )
 
     def _add_retrieval(self, registry: CollectorRegistry) -> None:
         self.source_seconds = Histogram(
@@ -153,18 +153,6 @@ class Metrics:
             "Time of one step of one retrieval source: encode or search.",
             ("source", "step"),
             buckets=_SECONDS,
-            registry=registry,
-        )
-        self.recall = Gauge(
-            "retrieval_recall_at_500",
-            "Share of the exact best 500 that the index finds, over recent sampled queries.",
-            ("source",),
-            registry=registry,
-        )
-        self.query_cache = Counter(
-            "corerec_query_cache_total",
-            "Query vectors looked up, by outcome.",
-            ("outcome",),
             registry=registry,
         )
         self.shard_seconds = Histogram(
@@ -186,6 +174,21 @@ class Metrics:
             buckets=(0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 1.0),
             registry=registry,
         )
+
+
+def observe_sources(
+    core: Any, metrics: Metrics, steps: Sequence[str] = ("encode", "search")
+) -> Callable[[Any], None]:
+    """Show what a retrieval core counts, and return what records its results' timings by source."""
+    metrics.cores.watch(core)
+
+    def observe(result: Any) -> None:
+        for name, micros in result.timings.items():
+            source, _, step = name.rpartition("_")
+            if source and step in steps:
+                metrics.source_seconds.labels(source, step).observe(micros / 1e6)
+
+    return observe
 
 
 @dataclass

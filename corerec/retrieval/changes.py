@@ -13,10 +13,7 @@ from corerec.live.content import KIND, ContentSide, EncodedItems
 from corerec.live.snapshot import read_position, read_snapshot
 from corerec.release import Release
 from corerec.retrieval.filters import AttributeTable
-from corerec.retrieval.lists import ItemList
-from corerec.retrieval.owned import OwnItems
-from corerec.retrieval.popular import Popular
-from corerec.retrieval.vector_search import VectorSearch
+from corerec.retrieval.shard_search import ShardSearch
 from corerec.stages import Float32s, Int64s
 from corerec.store.catalogue import ItemChange
 
@@ -35,16 +32,13 @@ class ShardChanges:
 
     def __init__(
         self,
+        search: ShardSearch,
         *,
-        items: OwnItems,
-        vectors: Sequence[VectorSearch],
-        lists: Sequence[ItemList],
-        popular: Popular,
         attributes: AttributeTable | None,
         content: ContentSide | None,
     ) -> None:
-        self._items, self._vectors, self._lists = items, vectors, lists
-        self._popular, self._attributes, self._content = popular, attributes, content
+        self._items, self._vectors, self._lists = search.items, search.vectors, search.lists
+        self._popular, self._attributes, self._content = search.popular, attributes, content
         self.position = 0
         """Position of the newest change that was applied."""
         self.refused = 0

@@ -12,14 +12,11 @@ import numpy as np
 
 from corerec.errors import CoreRecError, InvalidArgument
 from corerec.features import FeatureSchema, UserIndex
-from corerec.live.content import KIND, ContentSide, EncodedItems
-from corerec.live.snapshot import read_position, read_snapshot
+from corerec.live.content import ContentSide, EncodedItems
 from corerec.release import Release
-from corerec.retrieval.cache import QueryCache
-from corerec.retrieval.changes import encode_changes
 from corerec.retrieval.check import check_history, check_where
-from corerec.retrieval.fuse import Fused, fuse, turns
-from corerec.retrieval.merge import POPULAR, merge
+from corerec.retrieval.fusion import Fusion, timings_of
+from corerec.retrieval.merge import merge
 from corerec.retrieval.options import (
     HEADER,
     LISTS,
@@ -28,19 +25,17 @@ from corerec.retrieval.options import (
     asked_kinds,
     shares_of,
 )
+from corerec.retrieval.queries import UserQueries
 from corerec.retrieval.sources import UserEncoder, load_encoder
 from corerec.retrieval.threads import use_threads
 from corerec.stages import (
     MAX_K,
-    Candidates,
     Float32s,
-    Int64s,
     RetrieveEntry,
     RetrieveResult,
     SearchEntry,
     SearchResult,
     Source,
-    SourceList,
     UserContext,
 )
 from corerec.store.catalogue import ItemChange
@@ -90,15 +85,16 @@ class Front:
         if not kinds or len(set(kinds)) < len(kinds):
             raise InvalidArgument(f"retrieval must have sources, each of another kind, got {kinds}")
         self._release, self._schema, self._users = release, schema, users
-        self._encoders, self._options = tuple(encoders), options
-        self._content, self._threads = content, threads
-        self._cache, self._later = QueryCache(cache_seconds), set[int]()
-        self._position = 0
+        self._queries = UserQueries(
+            encoders, schema.item_count, content=content, cache_seconds=cache_seconds
+        )
+        self._options, self._threads = options, threads
         self._kinds = asked_kinds(kinds, options.quotas)
         shares_of(kinds, options.quotas)
-        self._shares = shares_of(self._kinds, options.quotas)
         marks = {encoder.kind: encoder.source for encoder in encoders} | dict(own) | LISTS
-        self._marks = {kind: marks[kind] for kind in self._kinds}
+        self._fusion = Fusion(
+            {kind: marks[kind] for kind in self._kinds}, shares_of(self._kinds, options.quotas)
+        )
         self._weighted = {encoder.kind for encoder in encoders if encoder.weight}
 
     @classmethod
@@ -146,12 +142,13 @@ class Front:
     @property
     def position(self) -> int:
         """Position of the newest change that was applied."""
-        return self._position
+        return self._queries.position
 
     @property
     def counts(self) -> dict[str, int]:
         """How often the queries of a user were kept ones."""
-        return {"query_hits": self._cache.hits, "query_misses": self._cache.misses}
+        cache = self._queries.cache
+        return {"query_hits": cache.hits, "query_misses": cache.misses}
 
     def check(self, entry: RetrieveEntry) -> None:
         """Raise InvalidArgument when the entry breaks a rule; shards know the attributes' names."""
@@ -169,7 +166,7 @@ class Front:
         use_threads(self._threads)
         found: list[SearchEntry | CoreRecError | None] = [self._fault(e) for e in entries]
         good = [i for i, result in enumerate(found) if result is None]
-        queries, micros = self._queries([entries[i].user for i in good])
+        queries, micros = self._queries.encode([entries[i].user for i in good])
         for i, own in zip(good, queries, strict=True):
             found[i] = self._search(entries[i], own)
         return Encoded(entries=[one for one in found if one is not None], micros=micros)
@@ -190,12 +187,18 @@ class Front:
         there = [result for result in results if result is not None]
         start = time.perf_counter_ns()
         lists = merge(there, entry.k)
-        candidates, found_by = self._candidates(entry, search, lists)
+        candidates = self._fusion.candidates(
+            lists,
+            entry.k,
+            places=int(entry.k * self._popular_share(entry.user)),
+            scored=bool(self._weighted.intersection(search.queries)),
+        )
+        found_by = self._fusion.found_by(candidates.numbers, lists) if entry.explain else {}
         spent = (time.perf_counter_ns() - start) // 1000
         return RetrieveResult(
             candidates=candidates,
-            coverage=self._coverage(there, len(results)),
-            timings=self._timings(search, there, micros or {}) | {"fuse": spent},
+            coverage=self._fusion.coverage(there, len(results)),
+            timings=timings_of(list(search.queries), there, micros or {}) | {"fuse": spent},
             found_by=found_by,
             position=min((result.position for result in there), default=0),
         )
@@ -206,46 +209,11 @@ class Front:
         `encoded` are the changed items as `ContentSide.encode_good` gives them, where the caller
         has them already. Not while another thread encodes.
         """
-        fresh = [change for change in changes if change.position > self._position]
-        if fresh:
-            self._take(fresh, encoded)
-            self._position = fresh[-1].position
+        self._queries.apply(changes, encoded)
 
     def restore(self, release: Release) -> None:
         """Take the changes that a release holds."""
-        for part in read_snapshot(release):
-            self._take(part, None)
-        self._position = max(self._position, read_position(release))
-
-    def _take(self, changes: Sequence[ItemChange], encoded: EncodedItems | None) -> None:
-        if self._content is None or not self._content.has_tower:
-            return
-        if encoded is None:
-            encoded = encode_changes(self._content, changes)
-        for encoder in self._encoders:
-            if encoder.kind == KIND and encoder.extend is not None:
-                encoder.extend(encoded.numbers, encoded.base)
-                self._later.update(encoded.numbers.tolist())
-
-    def _queries(
-        self, users: Sequence[UserContext]
-    ) -> tuple[list[dict[str, Float32s]], dict[str, int]]:
-        """Return each user's queries by kind, those that are not finite left out, and the time."""
-        keys = [self._cache.key(user) for user in users] if self._cache.seconds else []
-        kept = [self._cache.get(key) for key in keys] or [None] * len(users)
-        found = [{} if own is None else dict(own) for own in kept]
-        new = [row for row, own in enumerate(kept) if own is None]
-        micros = dict.fromkeys((encoder.kind for encoder in self._encoders), 0)
-        for encoder in self._encoders if new else ():
-            start = time.perf_counter_ns()
-            rows = np.ascontiguousarray(encoder.encode([users[row] for row in new]), np.float32)
-            micros[encoder.kind] = (time.perf_counter_ns() - start) // 1000
-            for row, query in zip(new, rows, strict=True):
-                if np.isfinite(query).all():
-                    found[row][encoder.kind] = query
-        for row in new if keys else ():
-            self._cache.put(keys[row], found[row])
-        return found, micros
+        self._queries.restore(release)
 
     def _fault(self, entry: RetrieveEntry) -> CoreRecError | None:
         try:
@@ -257,8 +225,9 @@ class Front:
     def _search(
         self, entry: RetrieveEntry, queries: Mapping[str, Float32s]
     ) -> SearchEntry | CoreRecError:
-        if self._encoders and not queries:
-            kinds = ", ".join(encoder.kind for encoder in self._encoders)
+        encoders = self._queries.encoders
+        if encoders and not queries:
+            kinds = ", ".join(encoder.kind for encoder in encoders)
             return CoreRecError(f"no source gave a finite query, asked: {kinds}")
         items = entry.user.items
         return SearchEntry(
@@ -271,78 +240,7 @@ class Front:
             now=entry.user.now,
         )
 
-    def _candidates(
-        self, entry: RetrieveEntry, search: SearchEntry, lists: Mapping[str, SourceList]
-    ) -> tuple[Candidates, dict[int, Float32s]]:
-        k = entry.k
-        places = np.full((len(self._kinds), k), -1, np.int64)  # (S, k)
-        totals = np.zeros((len(self._kinds), k), np.float32)
-        for row, kind in enumerate(self._kinds):
-            if (own := lists.get(kind)) is not None:
-                places[row, : len(own.numbers)] = own.numbers
-                totals[row, : len(own.numbers)] = own.totals
-        last = lists.get(POPULAR)
-        found = fuse(
-            places,
-            turns(k, self._shares, tuple(int(mark) for mark in self._marks.values())),
-            popular=np.empty(0, np.int64) if last is None else last.numbers,
-            places=int(k * self._popular_share(entry.user)),
-        )
-        every = totals.reshape(-1)
-        if last is not None:
-            every = np.concatenate([every, last.totals])
-        scores = self._scores(search, found, every)
-        order = np.argsort(-scores, kind="stable")
-        candidates = Candidates(
-            numbers=found.numbers[order], scores=scores[order], sources=found.sources[order]
-        )
-        found_by = self._found_by(candidates.numbers, lists) if entry.explain else {}
-        return candidates, found_by
-
-    def _scores(self, search: SearchEntry, found: Fused, totals: Float32s) -> Float32s:
-        """Return the weighted sum of dot products; without any, 1 / place among the draws."""
-        if self._weighted.intersection(search.queries):
-            return totals[found.at]
-        return np.reciprocal(np.arange(1, len(found.numbers) + 1, dtype=np.float32))
-
-    def _found_by(self, numbers: Int64s, lists: Mapping[str, SourceList]) -> dict[int, Float32s]:
-        marks = self._marks | {POPULAR: Source.POPULAR}
-        by_source: dict[int, Float32s] = {}
-        order = np.argsort(numbers)
-        for kind, own in lists.items():
-            scores = by_source.setdefault(
-                int(marks[kind]), np.full(len(numbers), np.nan, np.float32)
-            )
-            place = np.searchsorted(numbers, own.numbers, sorter=order)
-            place = order[np.minimum(place, len(numbers) - 1)] if len(numbers) else place[:0]
-            same = numbers[place] == own.numbers[: len(place)]
-            scores[place[same]] = own.scores[: len(place)][same]
-        return by_source
-
-    def _coverage(self, there: Sequence[SearchResult], shards: int) -> float:
-        counts = dict.fromkeys(self._kinds, 0)
-        for result in there:
-            for own in result.lists:
-                if own.kind in counts:
-                    counts[own.kind] += 1
-        if all(count == shards for count in counts.values()):
-            return 1.0
-        parts = zip(self._shares, counts.values(), strict=True)
-        return float(sum(share * count / shards for share, count in parts))
-
-    def _timings(
-        self, search: SearchEntry, there: Sequence[SearchResult], micros: Mapping[str, int]
-    ) -> dict[str, int]:
-        """Return each encoder's time, and the time of the slowest shard for each step of theirs."""
-        found = {f"{kind}_encode": micros[kind] for kind in micros if kind in search.queries}
-        for result in there:
-            for step, spent in result.timings.items():
-                found[step] = max(spent, found.get(step, 0))
-        return found
-
     def _popular_share(self, user: UserContext) -> float:
-        known = ((user.items >= 0) & (user.items < self._schema.item_count)).any()
-        known = known or not self._later.isdisjoint(user.items.tolist())
-        if known or self._users.rows([user.user_id])[0]:
+        if self._queries.knows(user.items) or self._users.rows([user.user_id])[0]:
             return self._options.popular_share
         return self._options.cold_popular_share

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,31 +12,22 @@ from corerec.errors import CoreRecError, InvalidArgument
 from corerec.features import FeatureSchema
 from corerec.live.content import ContentSide, EncodedItems
 from corerec.release import Release
-from corerec.retrieval.ask import Answer, Asker
+from corerec.retrieval.ask import Asker
 from corerec.retrieval.changes import ShardChanges
 from corerec.retrieval.check import check_where
 from corerec.retrieval.filters import AttributeTable, Where
 from corerec.retrieval.lists import ItemList
-from corerec.retrieval.merge import POPULAR
 from corerec.retrieval.options import HEADER, RetrievalHeader, RetrievalOptions
-from corerec.retrieval.owned import Eligible, OwnItems
+from corerec.retrieval.owned import Mask, OwnItems
 from corerec.retrieval.popular import Popular, PopularList
 from corerec.retrieval.probe import Recall, RecallProbe
 from corerec.retrieval.release_lists import ReleaseTables, make_lists
+from corerec.retrieval.shard_search import ShardSearch
 from corerec.retrieval.sources import IndexedVectors, load_vectors
 from corerec.retrieval.threads import use_threads
-from corerec.retrieval.vector_search import Found, VectorSearch
-from corerec.stages import (
-    MAX_K,
-    Float32s,
-    Int64s,
-    SearchEntry,
-    SearchResult,
-    SourceList,
-)
+from corerec.retrieval.vector_search import VectorSearch
+from corerec.stages import MAX_K, Float32s, Int64s, SearchEntry, SearchResult
 from corerec.store.catalogue import ItemChange
-
-Lists = list[Found]
 
 
 class ShardCore:
@@ -74,19 +64,16 @@ class ShardCore:
         if wrong := [s.kind for s in sources if (s.shard, s.shards) != (shard, shards)]:
             raise InvalidArgument(f"sources must be of shard {shard} of {shards}, {wrong} are not")
         self._release, self._threads = release, threads
-        self._vectors = tuple(VectorSearch(source) for source in sources)
-        self._lists, self._popular = tuple(lists), Popular(popular, shard, shards)
-        self._items, self._attributes = OwnItems(item_count, shard, shards), attributes
-        self._asker: Asker[Lists] = Asker(timeouts or {}, threads)
-        self._probe = RecallProbe(probe_share, seed=shard)
-        self._changes = ShardChanges(
-            items=self._items,
-            vectors=self._vectors,
-            lists=self._lists,
-            popular=self._popular,
-            attributes=attributes,
-            content=content,
+        self._attributes = attributes
+        self._search = ShardSearch(
+            items=OwnItems(item_count, shard, shards),
+            vectors=tuple(VectorSearch(source) for source in sources),
+            lists=tuple(lists),
+            popular=Popular(popular, shard, shards),
+            asker=Asker(timeouts or {}, threads),
+            probe=RecallProbe(probe_share, seed=shard),
         )
+        self._changes = ShardChanges(self._search, attributes=attributes, content=content)
 
     @classmethod
     def load(
@@ -143,15 +130,16 @@ class ShardCore:
     @property
     def recall(self) -> Recall:
         """What the probe has measured of live searches."""
-        return self._probe.recall
+        return self._search.probe.recall
 
     @property
     def counts(self) -> dict[str, int]:
         """How often lists and masks were kept ones, sources were late, and items refused."""
-        found = {"popular_hits": self._popular.hits, "popular_misses": self._popular.misses}
+        own = self._search
+        found = {"popular_hits": own.popular.hits, "popular_misses": own.popular.misses}
         if self._attributes is not None:
             found |= {"mask_hits": self._attributes.hits, "mask_misses": self._attributes.misses}
-        found |= {f"{kind}_late": count for kind, count in self._asker.late.items()}
+        found |= {f"{kind}_late": count for kind, count in own.asker.late.items()}
         return found | {"items_refused": self._changes.refused}
 
     def check(self, entry: SearchEntry) -> None:
@@ -164,7 +152,7 @@ class ShardCore:
                 raise InvalidArgument(
                     f"{name} must be one-dimensional int64, got {column.dtype} {column.shape}"
                 )
-        known = {own.kind: own for own in self._vectors}
+        known = {own.kind: own for own in self._search.vectors}
         for kind, query in entry.queries.items():
             if kind not in known:
                 raise InvalidArgument(f"queries must be of {list(known)}, got {kind!r}")
@@ -185,16 +173,15 @@ class ShardCore:
         for i, entry in enumerate(entries):
             try:
                 self.check(entry)
-                if entry.where and self._attributes is not None:
-                    self._attributes.mask(entry.where)
+                self._allowed(entry.where)
             except CoreRecError as error:
                 results[i] = error
-                continue
-            together.setdefault((entry.k, entry.where), []).append(i)
-        for (k, where), rows in together.items():
-            for i, own in zip(
-                rows, self._search([entries[i] for i in rows], k, where), strict=True
-            ):
+            else:
+                together.setdefault((entry.k, entry.where), []).append(i)
+        for (_, where), rows in together.items():
+            batch = [entries[i] for i in rows]
+            found = self._search.answer(batch, self._allowed(where), self.position)
+            for i, own in zip(rows, found, strict=True):
                 results[i] = own
         return [result for result in results if result is not None]
 
@@ -206,14 +193,14 @@ class ShardCore:
             for _ in range(size):
                 queries = {
                     own.kind: rng.normal(size=own.vectors.dim).astype(np.float32)
-                    for own in self._vectors
+                    for own in self._search.vectors
                 }
                 entries.append(SearchEntry(queries=queries, k=500))
             self.run(entries)
 
     def totals(self, entry: SearchEntry, numbers: Int64s) -> Float32s:
         """Return the scores (n,) that items (n,) of this shard have as candidates."""
-        return self._totals(entry, numbers, {})
+        return self._search.totals(entry, numbers)
 
     def apply(self, changes: Sequence[ItemChange], encoded: EncodedItems | None = None) -> None:
         """Take changes of the catalogue, those of other shards too, in the order of positions.
@@ -222,7 +209,7 @@ class ShardCore:
         `encoded` are the changed items as `ContentSide.encode_good` gives them, where the caller
         has them already.
         """
-        self._asker.settle()
+        self._search.asker.settle()
         self._changes.apply(changes, encoded)
 
     def restore(self, release: Release) -> None:
@@ -231,104 +218,19 @@ class ShardCore:
 
     def maintain(self) -> bool:
         """Merge a little of what came into the main indexes; True while there is more."""
-        self._asker.settle()
-        more = [own.maintain() for own in self._vectors]
+        self._search.asker.settle()
+        more = [own.maintain() for own in self._search.vectors]
         return any(more)
 
     def add_events(self, events: Int64s) -> None:
         """Learn of events (E, 2), item numbers and times in microseconds since 1970."""
-        self._asker.settle()
-        own = events[(events[:, 0] >= 0) & self._items.own(events[:, 0])]
-        for source in self._lists:
+        self._search.asker.settle()
+        own = events[(events[:, 0] >= 0) & self._search.items.own(events[:, 0])]
+        for source in self._search.lists:
             source.add_events(own[:, 0], own[:, 1])
 
-    def _search(self, entries: Sequence[SearchEntry], k: int, where: Where) -> list[SearchResult]:
-        """Answer entries of one k and the same conditions."""
-        allowed = None
-        if where and self._attributes is not None:
-            allowed = self._attributes.mask(where)
-        eligible = [
-            Eligible(items=self._items, allowed=allowed, excluded=entry.excluded)
-            for entry in entries
-        ]
-        calls: dict[str, Callable[[], Lists]] = {}
-        asked: dict[str, list[int]] = {}
-        for source in self._vectors:
-            rows = [row for row, entry in enumerate(entries) if source.kind in entry.queries]
-            if rows:
-                asked[source.kind] = rows
-                part = [entries[row] for row in rows], [eligible[row] for row in rows]
-                calls[source.kind] = partial(self._nearest, source, *part, k)
-        for own in self._lists:
-            asked[own.kind] = list(range(len(entries)))
-            calls[own.kind] = partial(_listed, own, entries, eligible, k)
-        answers = self._asker.ask(calls)
-        return [
-            self._result(entry, row, k, eligible[row], answers, asked)
-            for row, entry in enumerate(entries)
-        ]
-
-    def _nearest(
-        self,
-        source: VectorSearch,
-        entries: Sequence[SearchEntry],
-        eligible: Sequence[Eligible],
-        k: int,
-    ) -> Lists:
-        queries = np.stack([entry.queries[source.kind] for entry in entries])
-        excluded = [entry.excluded for entry in entries]
-        found = source.search(queries, k, excluded, eligible[0].allowed)
-        for query, own, part in zip(queries, eligible, found, strict=True):
-            if self._probe.draw(k):
-                self._probe.offer(source.vectors, query, part[0], own)
-        return found
-
-    def _result(
-        self,
-        entry: SearchEntry,
-        row: int,
-        k: int,
-        eligible: Eligible,
-        answers: Mapping[str, Answer[Lists]],
-        asked: Mapping[str, list[int]],
-    ) -> SearchResult:
-        found: dict[str, Found] = {}
-        timings: dict[str, int] = {}
-        for kind, answer in answers.items():
-            if row not in asked[kind]:
-                continue
-            if answer.value is None:
-                timings[f"{kind}_late"] = answer.micros
-            else:
-                timings[f"{kind}_search"] = answer.micros
-                found[kind] = answer.value[asked[kind].index(row)]
-        found[POPULAR] = self._popular.find(entry.where, k, eligible)
-        lists = tuple(
-            SourceList(
-                kind=kind,
-                numbers=numbers,
-                scores=scores,
-                totals=self._totals(entry, numbers, {kind: scores}),
-            )
-            for kind, (numbers, scores) in found.items()
-        )
-        return SearchResult(lists=lists, timings=timings, position=self.position)
-
-    def _totals(
-        self, entry: SearchEntry, numbers: Int64s, known: Mapping[str, Float32s]
-    ) -> Float32s:
-        """Return the weighted sum of dot products (n,), those of a kind in `known` not again."""
-        total = np.zeros(len(numbers), np.float32)
-        for own in self._vectors:
-            if own.weight and own.kind in entry.queries:
-                dots = known.get(own.kind)
-                if dots is None:
-                    dots = own.vectors.dots(entry.queries[own.kind], numbers)
-                total += own.weighted(dots)
-        return total
-
-
-def _listed(
-    source: ItemList, entries: Sequence[SearchEntry], eligible: Sequence[Eligible], k: int
-) -> Lists:
-    return [source.find(entry, k, own) for entry, own in zip(entries, eligible, strict=True)]
+    def _allowed(self, where: Where) -> Mask | None:
+        """Return which items meet the conditions, None for all. Raises InvalidArgument."""
+        if not where or self._attributes is None:
+            return None
+        return self._attributes.mask(where)

@@ -42,6 +42,7 @@ class AnnoyStore(FlatStore):
         super().__init__(dim, metric, spec, backend="annoy")
         self._class = annoy_class()
         self._trees: Any = None
+        self._by_number = np.empty(0, np.int64)
 
     def add(self, numbers: Int64s, vectors: Float32s) -> None:
         """Add items; see VectorStore."""
@@ -82,7 +83,7 @@ class AnnoyStore(FlatStore):
                 own = own[own >= 0]
             wanted = min(len(self), int((k + len(own)) * len(self) / count * 1.2))
             nodes = self._spec.search_nodes or 4 * self._spec.trees * wanted
-            found = np.array(trees.get_nns_by_vector(query, wanted, nodes), np.int64)
+            found = self._by_number[trees.get_nns_by_vector(query, wanted, nodes)]
             if live is not None:
                 found = found[live[found]]
             found = found[~np.isin(found, own)]
@@ -110,8 +111,10 @@ class AnnoyStore(FlatStore):
         if self._trees is None:
             trees = self._class(self._dim, _NAMES[self._metric])
             trees.set_seed(self._spec.seed or 1)
-            for row, vector in enumerate(self._vectors[: self._count]):
-                trees.add_item(row, vector)
+            # By number, so that the order of adding does not change the trees.
+            self._by_number = np.argsort(self._numbers[: self._count])
+            for place, row in enumerate(self._by_number):
+                trees.add_item(place, self._vectors[row])
             trees.build(self._spec.trees)
             self._trees = trees
         return self._trees

@@ -12,129 +12,55 @@ ResourceExhausted, Unavailable, DeadlineExceeded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import grpc
 
+from corerec.answers import (
+    CatalogEntry,
+    CatalogItem,
+    Change,
+    Changes,
+    Degradation,
+    Event,
+    Explanation,
+    HistoryItem,
+    Item,
+    Recommendation,
+    Stage,
+    Trace,
+    Upserted,
+)
+from corerec.serving import public_messages as messages
 from corerec.serving.status import error_of_call
-from corerec.v1 import common_pb2, recommender_pb2, recommender_pb2_grpc
+from corerec.stages import Predicate
+from corerec.v1 import catalog_pb2, catalog_pb2_grpc, recommender_pb2, recommender_pb2_grpc
+
+__all__ = [
+    "AsyncClient",
+    "CatalogEntry",
+    "CatalogItem",
+    "Change",
+    "Changes",
+    "Client",
+    "Degradation",
+    "Event",
+    "Explanation",
+    "HistoryItem",
+    "Item",
+    "Predicate",
+    "Recommendation",
+    "Stage",
+    "Trace",
+    "Upserted",
+]
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """One recommended item."""
-
-    item_id: str
-    title: str
-    category: str
-    creator: str
-    score: float
-    """Score after all rules."""
-    rank_score: float
-    """Probability of interaction that ranking gave."""
-    source: str
-    """What brought it into the funnel: two_tower, bert4rec, matrix_factorization, popular or
-    pinned."""
-    rank_position: int
-    """Place in the ranked list, from 1; 0 for a pinned item that was not in it."""
-    moves: tuple[str, ...]
-    """What moved it, in words, in the order in which the rules ran."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """What one stage did; times in milliseconds."""
-
-    name: str
-    input_count: int
-    output_count: int
-    milliseconds: float
-    steps: Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Degradation:
-    """One thing that was missing from an answer."""
-
-    stage: str
-    reason: str
-    """timeout, unavailable, overloaded, error, release_mismatch or partial."""
-    note: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recommendation:
-    """A list and how it came about."""
-
-    items: tuple[Item, ...]
-    request_id: str
-    release: str
-    stages: tuple[Stage, ...]
-    coverage: float
-    """Share of retrieval that answered: of the sources' places and of the catalogue, [0, 1]."""
-    degraded: tuple[Degradation, ...]
-    """Everything that was missing; empty when nothing was."""
-    milliseconds: float
-    """Wall time inside the gateway."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trace:
-    """One item's way through the funnel. Positions count from 1; 0 means not there."""
-
-    item_id: str
-    title: str
-    source: str
-    retrieve_position: int
-    retrieve_score: float
-    rank_position: int
-    rank_score: float
-    final_position: int
-    final_score: float
-    moves: tuple[str, ...]
-    removed_by: str
-    """Where it left the funnel; empty when it is in the list."""
-    note: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class HistoryItem:
-    """One past event of the user."""
-
-    item_id: str
-    title: str
-    time_micros: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Explanation:
-    """The whole funnel of one request."""
-
-    recommendation: Recommendation
-    traces: tuple[Trace, ...]
-    history: tuple[HistoryItem, ...]
-    """The user's newest items, newest first."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """One interaction to record."""
-
-    user_id: str
-    item_id: str
-    time_micros: int = 0
-    """Microseconds since 1970-01-01 UTC; 0 means now."""
-    event_type: str = ""
-    event_id: str = ""
-    """Makes a retry safe: an event with an id is stored once."""
 
 
 class Client:
@@ -149,6 +75,7 @@ class Client:
         self._timeout = timeout
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
         self._stub = recommender_pb2_grpc.RecommenderServiceStub(self._channel)
+        self._catalog = catalog_pb2_grpc.CatalogServiceStub(self._channel)
 
     def recommend(
         self,
@@ -159,11 +86,19 @@ class Client:
         recent: Sequence[str] = (),
         include_seen: bool = False,
         at_micros: int = 0,
+        where: Sequence[Predicate] = (),
         timeout: float | None = None,
     ) -> Recommendation:
-        """Return the best `n` items for a user. `recent` holds this session's item ids."""
-        request = _request(user_id, n, attributes, recent, include_seen, at_micros)
-        return _recommendation(self._call(self._stub.Recommend, request, timeout))
+        """Return the best `n` items for a user that meet every condition of `where`.
+
+        `recent` holds this session's item ids.
+        """
+        request = messages.request_to_proto(
+            user_id, n, attributes, recent, include_seen, at_micros, where
+        )
+        return messages.recommendation_from_proto(
+            self._call(self._stub.Recommend, request, timeout)
+        )
 
     def explain(
         self,
@@ -175,17 +110,47 @@ class Client:
         recent: Sequence[str] = (),
         include_seen: bool = False,
         at_micros: int = 0,
+        where: Sequence[Predicate] = (),
         timeout: float | None = None,
     ) -> Explanation:
         """Return the whole funnel of one recommendation, for `items` or for all that entered it."""
-        inner = _request(user_id, n, attributes, recent, include_seen, at_micros)
+        inner = messages.request_to_proto(
+            user_id, n, attributes, recent, include_seen, at_micros, where
+        )
         request = recommender_pb2.ExplainRequest(recommend=inner, item_ids=items)
-        return _explanation(self._call(self._stub.Explain, request, timeout))
+        return messages.explanation_from_proto(self._call(self._stub.Explain, request, timeout))
 
     def record(self, events: Sequence[Event], *, timeout: float | None = None) -> int:
         """Store events; returns how many were new. They are durable when this returns."""
-        response = self._call(self._stub.RecordEvents, _events(events), timeout)
+        response = self._call(self._stub.RecordEvents, messages.events_request(events), timeout)
         return int(response.stored_count)
+
+    def upsert_items(
+        self, items: Sequence[CatalogItem], *, timeout: float | None = None
+    ) -> Upserted:
+        """Add items or replace them whole. They are durable when this returns, found soon after."""
+        request = catalog_pb2.UpsertItemsRequest(items=[messages.item_to_proto(i) for i in items])
+        response = self._call(self._catalog.UpsertItems, request, timeout)
+        return messages.upserted_from_proto(response)
+
+    def delete_items(self, ids: Sequence[str], *, timeout: float | None = None) -> int:
+        """Remove items; returns how many there were. No answer has them once this returns."""
+        request = catalog_pb2.DeleteItemsRequest(item_ids=ids)
+        response = self._call(self._catalog.DeleteItems, request, timeout)
+        return int(response.deleted_count)
+
+    def get_items(
+        self, ids: Sequence[str], *, timeout: float | None = None
+    ) -> tuple[CatalogEntry, ...]:
+        """Return items in the order asked. Raises NotFound for one that is not there."""
+        request = catalog_pb2.GetItemsRequest(item_ids=ids)
+        return messages.entries_from_proto(self._call(self._catalog.GetItems, request, timeout))
+
+    def changes(self, after: int = 0, n: int = 100, *, timeout: float | None = None) -> Changes:
+        """Return up to `n` changes of the catalogue after a position."""
+        request = catalog_pb2.ListChangesRequest(after_position=after, page_size=n)
+        response = self._call(self._catalog.ListChanges, request, timeout)
+        return messages.changes_from_proto(response)
 
     def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
         try:
@@ -221,6 +186,7 @@ class AsyncClient:
         self._timeout = timeout
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self._stub = recommender_pb2_grpc.RecommenderServiceStub(self._channel)
+        self._catalog = catalog_pb2_grpc.CatalogServiceStub(self._channel)
 
     async def recommend(
         self,
@@ -231,11 +197,19 @@ class AsyncClient:
         recent: Sequence[str] = (),
         include_seen: bool = False,
         at_micros: int = 0,
+        where: Sequence[Predicate] = (),
         timeout: float | None = None,
     ) -> Recommendation:
-        """Return the best `n` items for a user. `recent` holds this session's item ids."""
-        request = _request(user_id, n, attributes, recent, include_seen, at_micros)
-        return _recommendation(await self._call(self._stub.Recommend, request, timeout))
+        """Return the best `n` items for a user that meet every condition of `where`.
+
+        `recent` holds this session's item ids.
+        """
+        request = messages.request_to_proto(
+            user_id, n, attributes, recent, include_seen, at_micros, where
+        )
+        return messages.recommendation_from_proto(
+            await self._call(self._stub.Recommend, request, timeout)
+        )
 
     async def explain(
         self,
@@ -247,17 +221,55 @@ class AsyncClient:
         recent: Sequence[str] = (),
         include_seen: bool = False,
         at_micros: int = 0,
+        where: Sequence[Predicate] = (),
         timeout: float | None = None,
     ) -> Explanation:
         """Return the whole funnel of one recommendation, for `items` or for all that entered it."""
-        inner = _request(user_id, n, attributes, recent, include_seen, at_micros)
+        inner = messages.request_to_proto(
+            user_id, n, attributes, recent, include_seen, at_micros, where
+        )
         request = recommender_pb2.ExplainRequest(recommend=inner, item_ids=items)
-        return _explanation(await self._call(self._stub.Explain, request, timeout))
+        return messages.explanation_from_proto(
+            await self._call(self._stub.Explain, request, timeout)
+        )
 
     async def record(self, events: Sequence[Event], *, timeout: float | None = None) -> int:
         """Store events; returns how many were new. They are durable when this returns."""
-        response = await self._call(self._stub.RecordEvents, _events(events), timeout)
+        response = await self._call(
+            self._stub.RecordEvents, messages.events_request(events), timeout
+        )
         return int(response.stored_count)
+
+    async def upsert_items(
+        self, items: Sequence[CatalogItem], *, timeout: float | None = None
+    ) -> Upserted:
+        """Add items or replace them whole. They are durable when this returns, found soon after."""
+        request = catalog_pb2.UpsertItemsRequest(items=[messages.item_to_proto(i) for i in items])
+        response = await self._call(self._catalog.UpsertItems, request, timeout)
+        return messages.upserted_from_proto(response)
+
+    async def delete_items(self, ids: Sequence[str], *, timeout: float | None = None) -> int:
+        """Remove items; returns how many there were. No answer has them once this returns."""
+        request = catalog_pb2.DeleteItemsRequest(item_ids=ids)
+        response = await self._call(self._catalog.DeleteItems, request, timeout)
+        return int(response.deleted_count)
+
+    async def get_items(
+        self, ids: Sequence[str], *, timeout: float | None = None
+    ) -> tuple[CatalogEntry, ...]:
+        """Return items in the order asked. Raises NotFound for one that is not there."""
+        request = catalog_pb2.GetItemsRequest(item_ids=ids)
+        return messages.entries_from_proto(
+            await self._call(self._catalog.GetItems, request, timeout)
+        )
+
+    async def changes(
+        self, after: int = 0, n: int = 100, *, timeout: float | None = None
+    ) -> Changes:
+        """Return up to `n` changes of the catalogue after a position."""
+        request = catalog_pb2.ListChangesRequest(after_position=after, page_size=n)
+        response = await self._call(self._catalog.ListChanges, request, timeout)
+        return messages.changes_from_proto(response)
 
     async def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
         try:
@@ -279,114 +291,3 @@ class AsyncClient:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
-
-
-def _request(
-    user_id: str,
-    n: int,
-    attributes: Mapping[str, str] | None,
-    recent: Sequence[str],
-    include_seen: bool,
-    at_micros: int,
-) -> recommender_pb2.RecommendRequest:
-    return recommender_pb2.RecommendRequest(
-        user_id=user_id,
-        page_size=n,
-        attributes=attributes,
-        recent_item_ids=recent,
-        include_seen=include_seen,
-        request_time_micros=at_micros,
-    )
-
-
-def _events(events: Sequence[Event]) -> recommender_pb2.RecordEventsRequest:
-    return recommender_pb2.RecordEventsRequest(
-        events=[
-            recommender_pb2.Event(
-                user_id=e.user_id,
-                item_id=e.item_id,
-                event_time_micros=e.time_micros,
-                event_type=e.event_type,
-                event_id=e.event_id,
-            )
-            for e in events
-        ]
-    )
-
-
-def _source(value: int) -> str:
-    name = str(common_pb2.CandidateSource.Name(value))
-    return name.removeprefix("CANDIDATE_SOURCE_").lower().replace("unspecified", "")
-
-
-def _moves(messages: Any) -> tuple[str, ...]:
-    return tuple(f"{m.rule}: {m.note}" if m.note else m.rule for m in messages)
-
-
-def _recommendation(message: recommender_pb2.RecommendResponse) -> Recommendation:
-    return Recommendation(
-        items=tuple(
-            Item(
-                item_id=i.item_id,
-                title=i.title,
-                category=i.category,
-                creator=i.creator,
-                score=i.score,
-                rank_score=i.rank_score,
-                source=_source(i.source),
-                rank_position=i.rank_position,
-                moves=_moves(i.moves),
-            )
-            for i in message.items
-        ),
-        request_id=message.request_id,
-        release=message.release,
-        stages=tuple(
-            Stage(
-                name=s.stage,
-                input_count=s.input_count,
-                output_count=s.output_count,
-                milliseconds=s.latency_micros / 1000,
-                steps={t.name: t.latency_micros / 1000 for t in s.steps},
-            )
-            for s in message.stages
-        ),
-        coverage=message.coverage,
-        degraded=tuple(
-            Degradation(stage=d.stage, reason=_reason(d.reason), note=d.note)
-            for d in message.degraded
-        ),
-        milliseconds=message.latency_micros / 1000,
-    )
-
-
-def _reason(value: int) -> str:
-    name = str(recommender_pb2.DegradationReason.Name(value))
-    return name.removeprefix("DEGRADATION_REASON_").lower()
-
-
-def _explanation(message: recommender_pb2.ExplainResponse) -> Explanation:
-    return Explanation(
-        recommendation=_recommendation(message.recommend),
-        traces=tuple(
-            Trace(
-                item_id=t.item_id,
-                title=t.title,
-                source=_source(t.source),
-                retrieve_position=t.retrieve_position,
-                retrieve_score=t.retrieve_score,
-                rank_position=t.rank_position,
-                rank_score=t.rank_score,
-                final_position=t.final_position,
-                final_score=t.final_score,
-                moves=_moves(t.moves),
-                removed_by=t.removed_by,
-                note=t.note,
-            )
-            for t in message.traces
-        ),
-        history=tuple(
-            HistoryItem(item_id=h.item_id, title=h.title, time_micros=h.event_time_micros)
-            for h in message.history
-        ),
-    )

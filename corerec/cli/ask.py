@@ -31,12 +31,19 @@ def recommend(
         list[str] | None, typer.Option(help="Item id of this session; may be repeated.")
     ] = None,
     include_seen: Annotated[bool, typer.Option(help="Allow items the user already has.")] = False,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Condition on items: category=Rugs, category=Rugs|Lamps, brand!=Acme, price<=20."
+        ),
+    ] = None,
     timeout: Timeout = 2.0,
     address: Address = "",
     state_dir: StateDir = STATE,
     as_json: AsJson = False,
 ) -> None:
     """Ask for recommendations and print them."""
+    from corerec.cli.conditions import parse_where
     from corerec.cli.show import show_recommendation
     from corerec.client import Client
 
@@ -47,6 +54,7 @@ def recommend(
             attributes=_attributes(attribute or ()),
             recent=recent or (),
             include_seen=include_seen,
+            where=parse_where(where or ()),
         )
     if as_json:
         typer.echo(json.dumps(asdict(answer)))

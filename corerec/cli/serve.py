@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -246,13 +248,25 @@ def stop(state_dir: StateDir = STATE) -> None:
 
 
 def status(state_dir: StateDir = STATE) -> None:
-    """Show the running cluster: services, replicas, addresses, metrics."""
+    """Show the running cluster: services, replicas, addresses, metrics, catalogue positions."""
     state = running_state(state_dir)
     table = Table(title=f"release {state['release']} at {state['address']}, pid {state['pid']}")
-    for name in ("service", "gRPC", "metrics", "pid"):
+    for name in ("service", "gRPC", "metrics", "pid", "catalogue"):
         table.add_column(name)
     for service, replicas in state["replicas"].items():
         for replica in replicas:
             metrics = f"http://{replica['metrics']}/metrics"
-            table.add_row(service, replica["address"], metrics, str(replica["pid"]))
+            seen = _catalogue_position(metrics)
+            table.add_row(service, replica["address"], metrics, str(replica["pid"]), seen)
     console.print(table)
+
+
+def _catalogue_position(metrics: str) -> str:
+    """Return up to which change a replica has the catalogue, as its metrics say."""
+    try:
+        with urllib.request.urlopen(metrics, timeout=1.0) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return "no answer"
+    found = re.findall(r"^corerec_catalogue_position\{.*\} (\S+)$", text, flags=re.MULTILINE)
+    return f"position {min(int(float(position)) for position in found)}" if found else "-"

@@ -1,4 +1,4 @@
-"""Files of items and conditions as they are typed become what the client sends, or one clear error."""
+"""Files of items, and conditions as typed, become what the client sends, or one clear error."""
 
 from __future__ import annotations
 

@@ -98,12 +98,19 @@ class Tailer:
             try:
                 while not await self._step(_APPLY_STARTING):
                     pass
-                while await self._batcher.on_thread(self._maintain):
-                    pass
+                await self._maintain_all()
                 return
             except CoreRecError as error:
                 self._failed(error)
                 await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _maintain_all(self) -> None:
+        try:
+            while await self._batcher.on_thread(self._maintain):
+                pass
+        except Exception:  # what is not merged is found all the same
+            log.exception("%s cannot do its upkeep", self._stage)
+            self._errors.inc()
 
     def start(self) -> None:
         """Follow from now on."""

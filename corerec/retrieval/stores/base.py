@@ -73,6 +73,15 @@ class VectorStore(Protocol):
         """Return the numbers held, ascending."""
         ...
 
+    def holds(self, numbers: Int64s) -> Mask:
+        """Return which of the numbers (n,) are held."""
+        ...
+
+    @property
+    def dead(self) -> int:
+        """Entries of removed items that are still in the way of a search."""
+        ...
+
     def vectors(self, numbers: Int64s) -> Float32s:
         """Return the vectors (n, D) of numbers held, as near as the store keeps them.
 

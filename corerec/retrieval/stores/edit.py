@@ -21,6 +21,15 @@ def list_ids(lists: Any, place: int) -> Int64s:
     return ids
 
 
+def drop_entries(index: Any, selector: Any) -> None:
+    """Take out every entry that a selector picks, reading all lists once."""
+    index.remove_ids(selector)
+    lists = _faiss.downcast_InvertedLists(index.invlists)
+    if isinstance(lists, _faiss.BlockInvertedLists):
+        for place in range(index.nlist):
+            _clear_tail(lists, place)
+
+
 def drop_entry(index: Any, place: int, number: int) -> bool:
     """Take the entry of an id out of a list: the last one moves into its place."""
     lists = _faiss.downcast_InvertedLists(index.invlists)
@@ -29,10 +38,11 @@ def drop_entry(index: Any, place: int, number: int) -> bool:
     if not len(found):
         return False
     at, last = int(found[0]), len(ids) - 1
-    if at != last:
-        move = _move_packed if isinstance(lists, _faiss.BlockInvertedLists) else _move
-        move(lists, place, last, at)
-        ids[at] = ids[last]
+    if isinstance(lists, _faiss.BlockInvertedLists):
+        _move_packed(lists, place, last, at)
+    else:
+        _move(lists, place, last, at)
+    ids[at] = ids[last]
     lists.resize(place, last)
     index.ntotal -= 1
     return True
@@ -54,3 +64,18 @@ def _move_packed(lists: Any, place: int, source: int, target: int) -> None:
     lists.packer.unpack_1_c(_faiss.swig_ptr(codes[block]), offset, _faiss.swig_ptr(code))
     block, offset = divmod(target, lists.n_per_block)
     lists.packer.pack_1_c(_faiss.swig_ptr(code), offset, _faiss.swig_ptr(codes[block]))
+    # FAISS adds a code onto what is there, so a place that is left must be empty.
+    code[:] = 0
+    block, offset = divmod(source, lists.n_per_block)
+    lists.packer.pack_1_c(_faiss.swig_ptr(code), offset, _faiss.swig_ptr(codes[block]))
+
+
+def _clear_tail(lists: Any, place: int) -> None:
+    """Empty the places of a list's last block that hold no entry; see above."""
+    block, used = divmod(lists.list_size(place), lists.n_per_block)
+    if used:
+        size = (block + 1) * lists.block_size
+        codes = _faiss.rev_swig_ptr(lists.get_codes(place), size)[block * lists.block_size :]
+        code = np.zeros(lists.packer.code_size, np.uint8)
+        for offset in range(used, lists.n_per_block):
+            lists.packer.pack_1_c(_faiss.swig_ptr(code), offset, _faiss.swig_ptr(codes))

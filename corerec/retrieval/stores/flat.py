@@ -92,10 +92,24 @@ class FlatStore:
         """Return the numbers held, ascending."""
         return np.sort(self._numbers[: self._count])
 
+    def holds(self, numbers: Int64s) -> Mask:
+        """Return which of the numbers (n,) are held."""
+        return self._places.find(numbers) >= 0
+
+    @property
+    def dead(self) -> int:
+        """Entries of removed items that are still in the way of a search."""
+        return 0
+
     def vectors(self, numbers: Int64s) -> Float32s:
         """Return the vectors (n, D) of numbers held; with cosine they have length 1."""
         found: Float32s = self._vectors[self._places.find(numbers)]
         return found
+
+    def last(self, count: int) -> tuple[Int64s, Float32s]:
+        """Return copies of the numbers and vectors that lie last, at most so many."""
+        rows = slice(max(0, self._count - count), self._count)
+        return self._numbers[rows].copy(), self._vectors[rows].copy()
 
     def train(self, sample: Float32s, count: int | None = None) -> None:
         """Learn nothing."""

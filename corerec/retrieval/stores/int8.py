@@ -110,6 +110,15 @@ class Int8Store:
         """Return the numbers held, ascending."""
         return self._places.numbers()
 
+    def holds(self, numbers: Int64s) -> Mask:
+        """Return which of the numbers (n,) are held."""
+        return self._places.find(numbers) >= 0
+
+    @property
+    def dead(self) -> int:
+        """Entries of removed items that are still in the way of a search."""
+        return 0
+
     def vectors(self, numbers: Int64s) -> Float32s:
         """Return the vectors (n, D) of numbers held; with cosine they have length 1."""
         if self._lists is None:

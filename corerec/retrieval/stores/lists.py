@@ -24,7 +24,7 @@ from corerec.retrieval.stores.base import (
     check_vectors,
     refuse_known,
 )
-from corerec.retrieval.stores.edit import drop_entry, list_ids
+from corerec.retrieval.stores.edit import drop_entries, drop_entry, list_ids
 from corerec.retrieval.stores.exact import Rows, order
 from corerec.retrieval.stores.files import describe, read_faiss, write_header
 from corerec.retrieval.stores.masks import MaskPlan, MaskPlans
@@ -99,6 +99,15 @@ class ListsStore:
         """Return the numbers held, ascending."""
         return self._lists.numbers()
 
+    def holds(self, numbers: Int64s) -> Mask:
+        """Return which of the numbers (n,) are held."""
+        return self._lists.find(numbers) >= 0
+
+    @property
+    def dead(self) -> int:
+        """Entries of removed items that are still in the way of a search."""
+        return 0
+
     def vectors(self, numbers: Int64s) -> Float32s:
         """Return the vectors (n, D) of numbers held, as near as the store keeps them."""
         if self._table is not None:
@@ -155,12 +164,12 @@ class ListsStore:
         numbers = np.unique(check_numbers(numbers))
         numbers = numbers[self._lists.find(numbers) >= 0]
         if len(numbers) > max(_SMALL, len(self) // 50):
-            self._index.remove_ids(_faiss.IDSelectorBatch(numbers))
+            drop_entries(self._index, _faiss.IDSelectorBatch(numbers))
         elif len(numbers):
             lists = self._current_lists().find(numbers)
             for number, place in zip(numbers.tolist(), lists.tolist(), strict=True):
                 if not drop_entry(self._index, place, number):
-                    self._index.remove_ids(_faiss.IDSelectorBatch(np.array([number])))
+                    drop_entries(self._index, _faiss.IDSelectorBatch(np.array([number])))
         self._lists.drop(numbers)
         if self._table is not None:
             self._table.remove(numbers)

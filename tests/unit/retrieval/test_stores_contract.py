@@ -250,6 +250,30 @@ def test_a_few_thousand_single_removals_leave_the_rest_whole(case: Case) -> None
     assert all(np.array_equal(np.sort(row), np.sort(numbers[300:])) for row in found)
 
 
+def test_what_fills_the_gaps_of_removed_items_is_found_as_it_is(case: Case, metric: str) -> None:
+    store = make(case, metric)
+    vectors = clustered(12_000)
+    store.add(np.arange(9000), vectors[:9000])
+    store.remove(np.arange(5000))  # many at once
+    store.add(np.arange(9000, 11_000), vectors[9000:11_000])
+    store.remove(np.arange(5000, 5300))  # few at once
+    store.add(np.arange(11_000, 12_000), vectors[11_000:])
+    store.remove(np.arange(11_900, 12_000))
+    queries = clustered(30, 7)
+    numbers = np.arange(5300, 11_900)
+    known = dict(zip(numbers.tolist(), vectors[numbers], strict=True))
+    truth = brute(numbers, vectors[numbers], queries, 40, metric)
+    agree(
+        store.search(queries, 40),
+        truth,
+        known,
+        queries,
+        metric,
+        floor=1 if case.exact else 0.9,
+        tolerance=tolerance_of(case),
+    )
+
+
 def test_all_come_back_and_no_more_when_k_is_larger(case: Case, metric: str) -> None:
     store = make(case, metric)
     vectors = clustered(30)

@@ -1,0 +1,261 @@
+"""LiveIndex: a store whose items come and go while it is searched, without a pause.
+
+New vectors go into a small exact store, the delta, and from there to the main store in small steps.
+What the main store cannot forget in place is masked, and now and then a thread builds a fresh one.
+"""
+
+# B queries, D width, n items
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import faiss
+import numpy as np
+
+from corerec.retrieval.stores.arrays import grown
+from corerec.retrieval.stores.base import (
+    Mask,
+    VectorStore,
+    check_numbers,
+    check_search,
+    check_vectors,
+)
+from corerec.retrieval.stores.create import like
+from corerec.retrieval.stores.exact import order
+from corerec.retrieval.stores.flat import FlatStore
+from corerec.stages import Float32s, Int64s
+
+log = logging.getLogger(__name__)
+
+_AS_EXCLUDED = 128
+"""Up to so many masked items are excluded by number; more become a mask."""
+
+
+class LiveIndex:
+    """Main store, delta and masked items as one index. All calls come from one thread at a time.
+
+    An item is in the main store or in the delta, never found in both; the newest vector wins.
+    """
+
+    def __init__(
+        self,
+        main: VectorStore,
+        *,
+        limit: int = 4096,
+        dead_share: float = 0.25,
+        in_place: bool | None = None,
+    ) -> None:
+        """Take over a main store.
+
+        `limit` is the most rows of the delta, above which upserts do the moving themselves;
+        above `dead_share` of masked rows the main store is built afresh. `in_place` says whether
+        the main store changes cheaply; Annoy does not.
+        """
+        self._main, self._limit, self._dead_share = main, limit, dead_share
+        self.in_place = main.backend != "annoy" if in_place is None else in_place
+        self._delta = FlatStore(main.dim, main.metric)
+        self._alive = np.empty(0, np.bool_)
+        self._dead: set[int] = set()
+        self._rebuild: _Rebuild | None = None
+
+    @property
+    def main(self) -> VectorStore:
+        """The main store, with masked items still in it."""
+        return self._main
+
+    @property
+    def pending(self) -> int:
+        """Rows of the delta."""
+        return len(self._delta)
+
+    @property
+    def dead(self) -> int:
+        """Rows of the main store that are masked or only marked as removed."""
+        return len(self._dead) + self._main.dead
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, bytes."""
+        return self._main.nbytes + self._delta.nbytes
+
+    def __len__(self) -> int:
+        return len(self._main) - len(self._dead) + len(self._delta)
+
+    def numbers(self) -> Int64s:
+        """Return the numbers that can be found, ascending."""
+        main = self._main.numbers()
+        main = main[~np.isin(main, list(self._dead))] if self._dead else main
+        return np.union1d(main, self._delta.numbers())
+
+    def upsert(self, numbers: Int64s, vectors: Float32s) -> None:
+        """Add items (n,) with vectors (n, D), or give those that are there other vectors.
+
+        Raises:
+            InvalidArgument: for a wrong shape or type, NaN, Inf, a negative number or one twice in
+                the call; nothing is changed then.
+        """
+        numbers, vectors = check_vectors(numbers, vectors, self._main.dim)
+        self.remove(numbers)
+        if self._moves and len(numbers) > self._limit:
+            self._main.add(numbers, vectors)
+            return
+        self._delta.add(numbers, vectors)
+        while self._moves and len(self._delta) > self._limit:
+            self._move(len(self._delta) - self._limit)
+
+    def remove(self, numbers: Int64s) -> int:
+        """Remove items and return how many were there; unknown numbers are ignored."""
+        numbers = np.unique(check_numbers(numbers))
+        removed = self._delta.remove(numbers)
+        if self._rebuild is not None:
+            self._rebuild.touched.update(numbers.tolist())
+        numbers = numbers[self._main.holds(numbers)]
+        if self.in_place and self._rebuild is None:
+            return removed + self._main.remove(numbers)
+        fresh = [number for number in numbers.tolist() if number not in self._dead]
+        self._mask(fresh)
+        return removed + len(fresh)
+
+    def search(
+        self,
+        queries: Float32s,
+        k: int,
+        allowed: Mask | None = None,
+        excluded: Sequence[Int64s] | None = None,
+    ) -> tuple[Int64s, Float32s]:
+        """Return the k best allowed items of each query; see VectorStore."""
+        check_search(queries, k, allowed, excluded, self._main.dim)
+        found = self._main.search(queries, k, *self._without_dead(allowed, excluded, len(queries)))
+        if not len(self._delta):
+            return found
+        more = self._delta.search(queries, k, allowed, excluded)
+        return order(np.hstack([found[0], more[0]]), np.hstack([found[1], more[1]]), k)
+
+    def maintain(self, rows: int = 64) -> bool:
+        """Move up to so many rows of the delta into the main store; True while more is to do.
+
+        False is also returned while a fresh main store is being built: call again a little later.
+        """
+        if self._rebuild is not None:
+            if not self._rebuild.done.is_set():
+                return False
+            self._swap(self._rebuild)
+            return len(self._delta) > 0
+        if self._must_rebuild():
+            self._start()
+            return False
+        if self._moves and len(self._delta):
+            self._move(rows)
+        return self._moves and len(self._delta) > 0
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a main store that is being built; return whether none is any more."""
+        return self._rebuild is None or self._rebuild.done.wait(seconds)
+
+    @property
+    def _moves(self) -> bool:
+        """Whether rows may go to the main store now."""
+        # Lists without centres would learn them from the first few rows.
+        learns = self._main.spec.is_lists and not len(self._main)
+        return self.in_place and self._rebuild is None and not learns
+
+    def _move(self, rows: int) -> None:
+        numbers, vectors = self._delta.last(rows)
+        self._main.add(numbers, vectors)
+        self._delta.remove(numbers)
+
+    def _mask(self, numbers: list[int]) -> None:
+        if not numbers:
+            return
+        size = max(numbers) + 1
+        if size > len(self._alive):
+            before = len(self._alive)
+            self._alive = grown(self._alive, size, before)
+            self._alive[before:] = True
+        self._alive[numbers] = False
+        self._dead.update(numbers)
+
+    def _without_dead(
+        self, allowed: Mask | None, excluded: Sequence[Int64s] | None, queries: int
+    ) -> tuple[Mask | None, Sequence[Int64s] | None]:
+        """Return filter and exclusions that leave masked items out of the main store, too."""
+        if not self._dead:
+            return allowed, excluded
+        if len(self._dead) <= _AS_EXCLUDED:
+            dead = np.fromiter(self._dead, np.int64, len(self._dead))
+            if excluded is None:
+                return allowed, [dead] * queries
+            return allowed, [np.concatenate([check_numbers(own), dead]) for own in excluded]
+        if allowed is None:
+            held = self._main.numbers()
+            allowed = np.ones(int(held[-1]) + 1, np.bool_)
+        shared = min(len(allowed), len(self._alive))
+        allowed = allowed.copy()
+        allowed[:shared] &= self._alive[:shared]
+        return allowed, excluded
+
+    def _must_rebuild(self) -> bool:
+        main = self._main
+        if self.dead > self._dead_share * max(len(main) + main.dead, 1):
+            return True
+        return not self._moves and len(self._delta) > self._limit
+
+    def _start(self) -> None:
+        log.info(
+            "building a main store afresh: %d items, %d pending, %d dead",
+            len(self._main),
+            len(self._delta),
+            self.dead,
+        )
+        self._rebuild = _Rebuild(self._main, self._delta.last(len(self._delta)), self._dead)
+
+    def _swap(self, rebuild: _Rebuild) -> None:
+        self._rebuild = None
+        if rebuild.main is None:
+            # What was masked stays masked, so answers are right; the next try comes with more.
+            self._dead_share, self._limit = 2 * self._dead_share, 2 * self._limit
+            return
+        self._main = rebuild.main
+        self._dead.clear()
+        self._alive = np.empty(0, np.bool_)
+        touched = np.fromiter(rebuild.touched, np.int64, len(rebuild.touched))
+        touched = touched[self._main.holds(touched)]
+        if self.in_place:
+            self._main.remove(touched)
+        else:
+            self._mask(touched.tolist())
+        # Rows that went into the fresh store and were not changed since are needed no more.
+        held = self._delta.numbers()
+        self._delta.remove(held[self._main.holds(held) & ~np.isin(held, touched)])
+
+
+class _Rebuild:
+    """A main store that a thread builds from what is alive; the old one is only read meanwhile."""
+
+    def __init__(self, main: VectorStore, delta: tuple[Int64s, Float32s], dead: set[int]) -> None:
+        self.main: VectorStore | None = None
+        self.done = threading.Event()
+        self.touched: set[int] = set()
+        """Numbers that were upserted or removed since."""
+        arguments: tuple[Any, ...] = (main, delta, np.fromiter(dead, np.int64, len(dead)))
+        threading.Thread(target=self._run, args=arguments, daemon=True).start()
+
+    def _run(self, main: VectorStore, delta: tuple[Int64s, Float32s], dead: Int64s) -> None:
+        try:
+            faiss.omp_set_num_threads(1)  # of this thread alone
+            kept = np.setdiff1d(main.numbers(), dead, assume_unique=True)
+            numbers = np.concatenate([kept, delta[0]])
+            vectors = np.concatenate([main.vectors(kept), delta[1]])
+            fresh = like(main)
+            fresh.add(numbers, vectors)
+            # What is built at the first search is built here.
+            fresh.search(vectors[:1], 1)
+            self.main = fresh
+        except Exception:
+            log.exception("a fresh main store could not be built; the old one goes on")
+        finally:
+            self.done.set()

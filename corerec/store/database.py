@@ -179,6 +179,8 @@ class Database:
             )
         if name.startswith("SQLITE_FULL"):
             return f"store {self.path}: the disk is full; nothing was written"
+        if name.startswith("SQLITE_IOERR"):
+            return f"store {self.path}: {error} ({name}); see whether its disk is full or failing"
         return f"store {self.path}: {error} ({name or type(error).__name__})"
 
     def _damaged(self, said: str) -> str:

@@ -8,22 +8,20 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from corerec.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from corerec.errors import InvalidArgument, Unavailable
 from corerec.release import Release
 from corerec.store import redis_scripts as scripts
 from corerec.store.base import Event, Progress, UserState, check_attributes, check_event
 from corerec.store.catalogue import Item, ItemChange, check_items
 from corerec.store.limits import check_id, check_limit
+from corerec.store.redis_events import append
 from corerec.store.redis_link import Durability, Link
 from corerec.store.redis_rows import (
     pack_body,
-    pack_event,
-    pack_history,
     pack_profile,
     unpack_event,
     unpack_record,
@@ -31,7 +29,6 @@ from corerec.store.redis_rows import (
     version_of,
 )
 from corerec.store.redis_seed import Seeding
-from corerec.store.rows import merge
 
 _USERS = ["profiles", "more:profiles", "histories", "more:histories"]
 _CATALOGUE = ["numbers", "ids", "next", "catalogue", "positions", "position"]
@@ -94,7 +91,7 @@ class RedisStore:
             check_event(event)
         if not events:
             return 0
-        return self._until_undisturbed(lambda: self._append(events))
+        return self._until_undisturbed(lambda: append(self._link, events, self._log_events))
 
     def put_users(self, rows: Iterable[tuple[str, Mapping[str, str]]]) -> int:
         """See `Store.put_users`."""
@@ -190,65 +187,6 @@ class RedisStore:
             found += zip(*answer, strict=True)
         return found
 
-    def _append(self, events: Sequence[Event]) -> int | None:
-        """Store the events, or return None when another writer was faster with one of the users."""
-        histories, stored = self._before(events)
-        new: dict[str, list[Event]] = {}
-        places: dict[str, int] = {}
-        rows: list[Any] = []
-        for event in events:
-            key = (event.user_id, event.event_id)
-            if event.event_id and key in stored:
-                continue
-            stored.add(key)
-            new.setdefault(event.user_id, []).append(event)
-            place = places.setdefault(event.user_id, len(new))
-            rows += (place, event.event_id, pack_event(event))
-        if not rows:
-            return 0
-        users: list[Any] = []
-        for user_id, own in new.items():
-            state = unpack_user(self.address, user_id, None, histories[user_id])
-            more = [(event.item_number, event.time_micros) for event in own]
-            read, version = version_of(histories[user_id])
-            columns = merge(state.items, state.times, more)
-            users += (user_id, read, pack_history(user_id, *columns, version))
-        keys = ["histories", "more:histories", "events", "seq", *map(_once, new)]
-        done = self._link.run(scripts.APPEND, keys, [self._log_events, *users, *rows])
-        return len(rows) // 3 if done else None
-
-    def _before(
-        self, events: Sequence[Event]
-    ) -> tuple[dict[str, bytes | None], set[tuple[str, str]]]:
-        """Return the users' histories, and which (user, event id) are stored; check the items."""
-        items = {event.item_id: None for event in events}
-        once: dict[str, dict[str, None]] = {}
-        for event in events:
-            ids = once.setdefault(event.user_id, {})
-            if event.event_id:
-                ids[event.event_id] = None
-        given: list[Any] = [len(items), *items]
-        for user_id, ids in once.items():
-            given += (user_id, len(ids), *ids)
-        keys = ["numbers", "histories", "more:histories", *map(_once, once)]
-        numbers, histories, stored = self._link.run(scripts.BEFORE, keys, given, again=True)
-        self._check_numbers(events, dict(zip(items, numbers, strict=True)))
-        asked = [(user_id, event_id) for user_id, ids in once.items() for event_id in ids]
-        known = {key for key, flag in zip(asked, stored, strict=True) if flag}
-        return dict(zip(once, histories, strict=True)), known
-
-    def _check_numbers(self, events: Sequence[Event], numbers: Mapping[str, bytes | None]) -> None:
-        for event in events:
-            number = numbers[event.item_id]
-            if number is None:
-                raise NotFound(f"item_id {event.item_id!r} is not in the catalogue")
-            if int(number) != event.item_number:
-                raise FailedPrecondition(
-                    f"item {event.item_id!r} has number {int(number)} in store {self.address}, not "
-                    f"{event.item_number}: the release does not belong to this store; use another "
-                    "store"
-                )
-
     def _put_users(self, changes: Mapping[str, Mapping[str, str]]) -> int | None:
         """Store the attributes, or return None when another writer was faster."""
         ids, given = list(changes), []
@@ -276,8 +214,3 @@ class RedisStore:
             time.sleep(random.uniform(0, pause))
             pause = min(2 * pause, 0.05)
         return done
-
-
-def _once(user_id: str) -> str:
-    """Return the name of the set of a user's event ids."""
-    return f"once:{user_id}"

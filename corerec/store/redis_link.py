@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from corerec.errors import InvalidArgument, Unavailable
+from corerec.store.redis_errors import Refused, explained
 from corerec.store.redis_scripts import BOOT, Script
 
 # These have no types.
@@ -30,10 +31,6 @@ SMALLEST_VERSION = (6, 2)
 MAX_CONNECTIONS = 32
 PATIENCE = 60.0
 """Seconds that a step of seeding may take, which moves many rows at once."""
-
-
-class Refused(exceptions.ConnectionError):
-    """The server is not one to keep a store in; the text says why."""
 
 
 class Link:
@@ -78,12 +75,12 @@ class Link:
         try:
             return self._call(command, seconds or self._busy_seconds)
         except exceptions.TimeoutError as error:
-            raise Unavailable(self._explained(error)) from error
+            raise Unavailable(explained(self.name, self._busy_seconds, error)) from error
         except exceptions.ConnectionError as error:
             if not again or isinstance(error, Refused):
-                raise Unavailable(self._explained(error)) from error
+                raise Unavailable(explained(self.name, self._busy_seconds, error)) from error
         except exceptions.RedisError as error:
-            raise Unavailable(self._explained(error)) from error
+            raise Unavailable(explained(self.name, self._busy_seconds, error)) from error
         return self.call(*command, seconds=seconds)
 
     def run(
@@ -114,7 +111,7 @@ class Link:
             with self._lent(self._busy_seconds) as link:
                 self._inspect(link)
         except exceptions.RedisError as error:
-            raise Unavailable(self._explained(error)) from error
+            raise Unavailable(explained(self.name, self._busy_seconds, error)) from error
         self.call("SET", self.key("probe"), "", again=True)
 
     def close(self) -> None:
@@ -150,7 +147,7 @@ class Link:
         try:
             link = pool.get_connection()
         except (exceptions.RedisError, OSError) as error:
-            raise Unavailable(self._explained(error)) from error
+            raise Unavailable(explained(self.name, self._busy_seconds, error)) from error
         try:
             yield link
         except exceptions.ResponseError:
@@ -212,39 +209,6 @@ class Link:
                 "one back, or restart to use this one"
             )
         self._identity = found
-
-    def _explained(self, error: Exception) -> str:
-        text = str(error)
-        if isinstance(error, Refused):
-            return f"store {self.name}: {text}"
-        if isinstance(error, exceptions.BusyLoadingError):
-            return f"store {self.name}: Redis is still reading its log; try again in a while"
-        if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError):
-            return f"store {self.name}: {text}; put user and password into the store's address"
-        if isinstance(error, exceptions.TimeoutError):
-            return (
-                f"store {self.name}: no answer within {self._busy_seconds} s, a write may or may "
-                "not have happened; try again"
-            )
-        if text.startswith("No connection available"):
-            return (
-                f"store {self.name}: no turn within {self._busy_seconds} s, all {MAX_CONNECTIONS} "
-                "connections are in use; try again"
-            )
-        if isinstance(error, exceptions.ConnectionError | OSError):
-            return (
-                f"store {self.name}: the connection failed ({text}), a write may or may not have "
-                "happened; see that redis-server runs there, and try again"
-            )
-        for mark, advice in (
-            ("MISCONF", "nothing was written; make room on its disk"),
-            ("OOM", "nothing was written; raise its maxmemory"),
-            ("READONLY", "nothing was written; give the address of the primary"),
-            ("OTHERSTORE", "nothing was done; bring the old one back, or restart"),
-        ):
-            if mark in text or type(error).__name__.upper().startswith(mark):
-                return f"store {self.name}: {text}; {advice}"
-        return f"store {self.name}: {text} ({type(error).__name__})"
 
 
 def _ask(link: Any, *command: Any) -> Any:

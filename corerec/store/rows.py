@@ -49,7 +49,9 @@ def event_checksum(
 ) -> int:
     """Return the CRC-32 of an event's row."""
     texts = (item_id.encode(), event_type.encode(), event_id.encode())
-    return checksum(user_id, struct.pack("<qq", number, time_micros), *texts)
+    # The lengths, so that no byte may go from one text to the next.
+    numbers = struct.pack("<qq3H", number, time_micros, *map(len, texts))
+    return checksum(user_id, numbers, *texts)
 
 
 def pack_attributes(attributes: Mapping[str, str]) -> str:

@@ -438,3 +438,36 @@ def test_a_rebuilt_release_must_agree_with_the_store_that_it_came_from(
     assert shape(everything(store)) == [(2, 4, "y", ""), (7, 3, "x", "4")]
     with pytest.raises(ReleaseError, match=r"live_items\.parquet: its newest position"):
         store.seed(make_release(live=[(3, "x", 5, False, "")], position=6))
+
+
+def test_ids_may_be_any_text(store: Store) -> None:
+    ids = ["a", "a\0b", "a\nb", "a:b", "é" * 128, "' OR 1=1 --", "\U0001f600", "0", " ", "{x}%s"]
+    acked = store.upsert_items([item(item_id, item_id) for item_id in ids])
+    assert [c.number for c in acked] == store.item_numbers(ids) == list(range(3, 3 + len(ids)))
+    assert shape(store.changes(0)) == shape(acked)
+    events = [Event(i, i, n, 5, "t", i[:16]) for n, i in enumerate(ids, 3)]
+    assert store.append_events(events) == len(ids)
+    assert store.append_events(events) == 0
+    store.put_users((i, {i: i}) for i in ids)
+    states = store.read_users(ids)
+    assert [s.user_id for s in states] == ids
+    assert [s.attributes for s in states] == [{i: i} for i in ids]
+    assert [s.items.tolist() for s in states] == [[n] for n in range(3, 3 + len(ids))]
+    assert len(store.delete_items(ids)) == len(ids)
+
+
+@pytest.mark.parametrize(("count", "chunk"), [(1, 1), (513, 512), (2001, 700)])
+def test_batches_of_any_size_are_stored_whole(store: Store, count: int, chunk: int) -> None:
+    items = [item(f"n{i}", str(i)) for i in range(count)]
+    assert [c.position for c in store.upsert_items(items)] == list(range(1, count + 1))
+    read = store.read_items([i.item_id for i in items])
+    assert [c and c.item and c.item.title for c in read] == [str(i) for i in range(count)]
+    assert (
+        store.append_events([Event(f"u{i % 7}", f"n{i}", 3 + i, i) for i in range(count)]) == count
+    )
+    seq, rows = 0, []
+    while len(part := store.events_after(seq, chunk)[1]):
+        seq = store.events_after(seq, chunk)[0]
+        rows += part.tolist()
+    assert rows == [[3 + i, i] for i in range(count)]
+    assert len(everything(store, limit=chunk)) == count

@@ -18,7 +18,7 @@ from corerec.serving.deployment_file import DeploymentFile
 from gateway.config import GatewayConfig
 from ranking_svc.config import RankingConfig
 from rerank_svc.config import RerankConfig
-from retrieval_svc.config import RetrievalConfig
+from retrieval_svc.config import RetrievalConfig, ShardConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -26,6 +26,7 @@ STAGES = ("gateway", "retrieval", "ranking", "rerank")
 CONFIGS: dict[str, type[ServerConfig]] = {
     "gateway": GatewayConfig,
     "retrieval": RetrievalConfig,
+    "shard": ShardConfig,
     "ranking": RankingConfig,
     "rerank": RerankConfig,
 }
@@ -66,7 +67,7 @@ def test_the_kinds_that_a_deployment_needs_are_all_there(manifests: list[Manifes
     kinds = {m["kind"] for m in manifests}
     assert kinds == {
         "Namespace", "PersistentVolumeClaim", "RayService", "Service", "PodDisruptionBudget",
-        "NetworkPolicy",
+        "NetworkPolicy", "StatefulSet",
     }  # fmt: skip
     inside = [m for m in manifests if m["kind"] != "Namespace"]
     assert {m["metadata"]["namespace"] for m in inside} == {"corerec"}
@@ -117,7 +118,24 @@ def test_no_container_is_root_or_writes_to_its_image_or_is_without_limits(
         assert context["capabilities"] == {"drop": ["ALL"]}
         assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
         writable = {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")}
-        assert writable <= {"/tmp", "/dev/shm", "/store"}
+        assert writable <= {"/tmp", "/dev/shm"}
+
+
+def test_the_store_loses_nothing_that_it_acknowledged_and_every_stage_follows_it(
+    manifests: list[Manifest], service: Manifest
+) -> None:
+    (store,) = [m["spec"] for m in manifests if m["kind"] == "StatefulSet"]
+    pod = store["template"]["spec"]
+    (container,) = pod["containers"]
+    given = dict(zip(container["args"][1::2], container["args"][2::2], strict=True))
+    assert given["--appendonly"] == "yes"
+    assert given["--appendfsync"] == "always"
+    assert given["--maxmemory-policy"] == "noeviction"
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
+    for app in yaml.safe_load(service["serveConfigV2"])["applications"]:
+        assert app["args"]["config"]["store"] == "redis://redis:6379/0"
 
 
 def test_every_pod_has_probes_of_its_own_and_none_asks_serves_proxy(service: Manifest) -> None:
@@ -134,7 +152,8 @@ def test_every_pod_has_probes_of_its_own_and_none_asks_serves_proxy(service: Man
 def test_the_public_port_reaches_the_gateway_alone_and_rays_ports_are_closed(
     manifests: list[Manifest],
 ) -> None:
-    (door,) = [m for m in manifests if m["kind"] == "Service"]
+    door, store = [m for m in manifests if m["kind"] == "Service"]
+    assert store["spec"]["selector"]["app.kubernetes.io/component"] == "store"
     assert door["spec"]["selector"]["app.kubernetes.io/component"] == "gateway"
     policies = [m["spec"] for m in manifests if m["kind"] == "NetworkPolicy"]
     opened = {

@@ -4,10 +4,10 @@
 
 Every shard has two replicas, each a server that does one search after the other. Queries arrive at
 random (Poisson); each goes to every shard, to the replica with less to do; the answer is there when
-the last shard's is. A search takes one of the measured times, drawn with replacement. A stall is
-what a replica does besides searching: garbage collection, a merge, a busy neighbour; by default one
-search in 1,000 takes 30 ms longer. With hedging a shard whose answer is later than the 95th
-percentile is asked again at its other replica, as long as hedges are at most 5% of searches. The
+the last shard's is. A search takes one of the measured times, drawn with replacement. There are two
+worlds: as measured, and with stalls, where one search in 1,000 takes 30 ms longer, as by a pause of
+its process or a busy neighbour. With hedging a shard whose answer is later than a percentile of its
+own answers is asked again at its other replica, as long as hedges are at most 5% of searches. The
 first answer counts, and the other replica drops a search that it has not begun.
 
 Writes benchmarks/results/scale/fanout.json and fanout.png.
@@ -37,6 +37,8 @@ HEDGE_SHARE = 0.05
 HEDGE_TOKENS = 10.0
 """Most tokens that can be saved up; what is allowed in a burst."""
 PERCENTILES = (50, 95, 99, 99.9)
+WORLDS = {"as measured": (0.0, 0.0), "with stalls": (0.030, 0.001)}
+"""Seconds and share of stalls."""
 
 
 @dataclass
@@ -136,24 +138,26 @@ def simulate_shard(
 
 
 def fan_out(
-    shards: int, measured: np.ndarray, given: argparse.Namespace, *, hedged: bool
+    shards: int,
+    measured: np.ndarray,
+    given: argparse.Namespace,
+    stalls: tuple[float, float],
+    *,
+    hedged: bool,
 ) -> dict[str, Any]:
     """Return percentiles of whole queries, in milliseconds, and the share of hedges."""
-    rng = np.random.default_rng([given.seed, shards])  # the same arrivals and times in both
-    mean = float(measured.mean()) + given.stall_ms / 1000 * given.stall_share
-    rate = given.load * REPLICAS / mean
+    rng = np.random.default_rng([given.seed, shards])  # the same arrivals in both
+    rate = given.load * REPLICAS / (float(measured.mean()) + stalls[0] * stalls[1])
     arrivals = np.cumsum(rng.exponential(1 / rate, given.queries))
-    whole = np.zeros(given.queries)
-    hedges = 0
     after = None
+    if hedged:
+        # What a client learns of a shard from its own answers.
+        own = Times(measured, np.random.default_rng(7), *stalls)
+        alone, _ = simulate_shard(arrivals, own, None)
+        after = float(np.percentile(alone, given.hedge_percentile))
+    whole, hedges = np.zeros(given.queries), 0
     for shard in range(shards):
-        own = np.random.default_rng([given.seed, shards, shard])
-        times = Times(measured, own, given.stall_ms / 1000, given.stall_share)
-        if hedged and after is None:
-            # What a client learns in its first minute, of one shard.
-            probe = Times(measured, np.random.default_rng(7), given.stall_ms / 1000, 0.001)
-            alone, _ = simulate_shard(arrivals, probe, None)
-            after = float(np.percentile(alone, given.hedge_percentile))
+        times = Times(measured, np.random.default_rng([given.seed, shards, shard]), *stalls)
         latency, sent = simulate_shard(arrivals, times, after)
         hedges += sent
         whole = np.maximum(whole, latency)
@@ -163,29 +167,29 @@ def fan_out(
     }
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw latency against the number of shards."""
+def draw(worlds: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Draw latency against the number of shards, a panel a world."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for name, line in (("plain", "--"), ("hedged", "-")):
-        for percentile, colour in (("p50_ms", "C0"), ("p99_ms", "C3")):
-            axes.plot(
-                [row["shards"] for row in rows],
-                [row[name][percentile] for row in rows],
-                line,
-                color=colour,
-                marker="o",
-                markersize=3,
-                label=f"{percentile[:-3]}, {name}",
-            )
-    axes.set(xscale="log", yscale="log", xlabel="shards asked by each query", ylabel="ms")
-    axes.set_xticks([row["shards"] for row in rows], [str(row["shards"]) for row in rows])
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(frameon=False)
+    figure, panels = plt.subplots(
+        1, len(worlds), figsize=(11, 4.5), layout="constrained", sharey=True
+    )
+    for axes, (world, rows) in zip(panels, worlds.items(), strict=True):
+        shards = [row["shards"] for row in rows]
+        for name, line in (("plain", "--"), ("hedged", "-")):
+            for percentile, colour in (("p50_ms", "C0"), ("p99_ms", "C3")):
+                values = [row[name][percentile] for row in rows]
+                label = f"{percentile[:-3]}, {name}"
+                axes.plot(shards, values, line, color=colour, marker="o", ms=3, label=label)
+        axes.set(xscale="log", yscale="log", xlabel="shards asked by each query", title=world)
+        axes.set_xticks(shards, [str(own) for own in shards])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("ms")
+    panels[0].legend(frameon=False)
     figure.savefig(path, dpi=130)
 
 
@@ -193,42 +197,44 @@ def main() -> None:
     """Simulate every number of shards, with and without hedging, and write the report."""
     arguments = argparse.ArgumentParser(description="fan-out to up to 256 shards")
     arguments.add_argument("--latency", type=Path, default=RESULTS / "shard_latency.json")
+    arguments.add_argument("--out", type=Path, default=RESULTS)
     arguments.add_argument("--queries", type=int, default=20_000)
     arguments.add_argument("--load", type=float, default=0.3, help="share of each replica's time")
-    arguments.add_argument("--stall-ms", type=float, default=30.0)
-    arguments.add_argument("--stall-share", type=float, default=0.001, help="of searches")
     arguments.add_argument("--hedge-percentile", type=float, default=98.0)
     arguments.add_argument("--seed", type=int, default=0)
     given = arguments.parse_args()
     source = json.loads(given.latency.read_text())
     measured = np.array(source["micros"], np.float64) / 1e6
-    rows = []
-    for shards in SHARDS:
-        plain = fan_out(shards, measured, given, hedged=False)
-        hedged = fan_out(shards, measured, given, hedged=True)
-        rows.append({"shards": shards, "plain": plain, "hedged": hedged})
-        print(
-            f"{shards:4d} shards: p50 {plain['p50_ms']:.2f} -> {hedged['p50_ms']:.2f} ms, "
-            f"p99 {plain['p99_ms']:.2f} -> {hedged['p99_ms']:.2f} ms, "
-            f"{hedged['extra_load']:.1%} hedges",
-            flush=True,
-        )
+    worlds: dict[str, list[dict[str, Any]]] = {}
+    for world, stalls in WORLDS.items():
+        worlds[world] = rows = []
+        for shards in SHARDS:
+            plain = fan_out(shards, measured, given, stalls, hedged=False)
+            hedged = fan_out(shards, measured, given, stalls, hedged=True)
+            rows.append({"shards": shards, "plain": plain, "hedged": hedged})
+            print(
+                f"{world}, {shards:3d} shards: "
+                f"p50 {plain['p50_ms']:.2f} -> {hedged['p50_ms']:.2f} ms, "
+                f"p99 {plain['p99_ms']:.2f} -> {hedged['p99_ms']:.2f} ms, "
+                f"{hedged['extra_load']:.1%} hedges",
+                flush=True,
+            )
     values = {
         "name": "fanout",
         "what": "latency of a query that asks every shard, two replicas a shard",
         "load": given.load,
-        "stall_ms": given.stall_ms,
-        "stall_share": given.stall_share,
+        "hedge_percentile": given.hedge_percentile,
+        "stalls": WORLDS,
         "queries": given.queries,
         "measured": {k: v for k, v in source.items() if k != "micros"},
-        "rows": rows,
+        "worlds": worlds,
         "machine": machine(),
         "command": command(),
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "fanout.json").write_text(json.dumps(values, indent=2) + "\n")
-    draw(rows, RESULTS / "fanout.png")
-    print(f"written to {RESULTS}")
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "fanout.json").write_text(json.dumps(values, indent=2) + "\n")
+    draw(worlds, given.out / "fanout.png")
+    print(f"written to {given.out}")
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def _traces(traces: tuple[Trace, ...]) -> Table:
             happened = f"[red]{trace.removed_by}[/]: {trace.note}"
         table.add_row(
             trace.title or trace.item_id,
-            trace.source,
+            ", ".join(dict.fromkeys([trace.source, *trace.found_by])),
             _place(trace.retrieve_position, trace.retrieve_score),
             _place(trace.rank_position, trace.rank_score),
             _place(trace.final_position, trace.final_score),

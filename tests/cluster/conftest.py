@@ -1,4 +1,4 @@
-"""One Ray cluster for the tests of this folder, two replicas a stage.
+"""One Ray cluster for the tests of this folder: two replicas a stage, and two shards of two.
 
 It goes down with the folder: at rest it takes a fifth of a core from every test after it.
 """
@@ -17,6 +17,9 @@ CONFIG = """
 clock = "data"
 default_deadline_ms = 2000
 [retrieval]
+replicas = 2
+shards = 2
+[shard]
 replicas = 2
 [ranking]
 replicas = 2

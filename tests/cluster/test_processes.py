@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from corerec.client import Client, Event
+from corerec.client import CatalogItem, Client, Event
 from corerec.errors import CoreRecError
 from tests.cluster.running import Loader, Service, corerec, is_up, served, state_of
 
@@ -101,6 +103,47 @@ def test_what_was_acknowledged_is_readable_when_serving_again(processes: Process
             for user, wanted in acknowledged.items():
                 found = [h.item_id for h in client.explain(user).history]
                 assert sorted(found) == sorted(wanted)
+
+
+def test_acknowledged_changes_of_the_catalogue_survive_kills_and_are_there_when_serving_again(
+    processes: Processes,
+) -> None:
+    """Rows 16 and 17: an oracle of acknowledged writes against the gateway's own answers."""
+    running = stages(processes)
+    gateway = processes.gateway(running)
+    chance, wanted, unsure = random.Random(5), {}, {}
+    for round_ in range(8):
+        stop = time.monotonic() + chance.uniform(0.1, 0.5)
+        killer = threading.Timer(stop - time.monotonic(), gateway.signal, [signal.SIGKILL])
+        killer.start()
+        with Client(gateway.address, timeout=5) as client:
+            for step in range(10_000):
+                item_id = f"k{chance.randrange(12)}"
+                title = None if chance.random() < 0.2 else f"{round_}-{step}"
+                unsure[item_id] = title  # until it is acknowledged it may be there or not
+                try:
+                    if title is None:
+                        client.delete_items([item_id])
+                    else:
+                        client.upsert_items([CatalogItem(item_id=item_id, title=title)])
+                except CoreRecError:
+                    break
+                wanted[item_id] = unsure.pop(item_id)
+        killer.join()
+        gateway.wait()
+        gateway = processes.gateway(running)
+        with Client(gateway.address, timeout=5) as client:
+            found = {c.item_id: c.item and c.item.title for c in client.changes(0, 1000).changes}
+            for item_id, title in unsure.items():
+                assert found.get(item_id) in (title, wanted.get(item_id))
+                wanted[item_id] = found.get(item_id)
+            assert {i: t for i, t in found.items() if t is not None} == {
+                i: t for i, t in wanted.items() if t is not None
+            }
+            alive = [i for i, title in found.items() if title is not None]
+            assert [e.item.item_id for e in client.get_items(alive)] == alive if alive else True
+        unsure.clear()
+    assert wanted
 
 
 async def test_a_stage_that_dies_leaves_valid_answers(processes: Processes) -> None:

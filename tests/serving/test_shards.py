@@ -29,7 +29,6 @@ from retrieval_svc.servicer import add_search
 from retrieval_svc.shard import shard_process
 
 K = 100
-WHERE = False
 
 
 class SlowShard(ShardCore):
@@ -106,7 +105,7 @@ def entries() -> list[RetrieveEntry]:
     for i in range(30):
         items = rng.integers(0, 500, rng.integers(0, 40)).astype(np.int64)
         user = UserContext(user_id=f"u{i:06d}", items=items, times=np.arange(len(items)) * 10**6)
-        where = (Predicate(attribute="born_micros", at_least=0.0),) if WHERE and i % 3 == 0 else ()
+        where = (Predicate(attribute="born_micros", at_least=0.0),) if i % 3 == 0 else ()
         found.append(RetrieveEntry(user=user, k=K, where=where, explain=i % 2 == 0))
     return found
 
@@ -120,12 +119,15 @@ def same(one: RetrieveResult, other: RetrieveResult) -> None:
         np.testing.assert_allclose(scores, other.found_by[source], rtol=1e-5)
 
 
-async def test_two_shards_of_two_replicas_answer_exactly_what_one_does(
-    sharded: Sharded, tiny_release: Path
+@pytest.mark.parametrize(("shards", "replicas"), [(2, 2), (4, 1), (8, 1)])
+async def test_shards_answer_exactly_what_one_does(
+    tiny_release: Path, shards: int, replicas: int
 ) -> None:
     asked = entries()
     wanted = RetrievalCore.load(Release.open(tiny_release)).run(asked)
+    sharded = await Sharded(tiny_release, shards, replicas).start()
     found = await asyncio.gather(*(sharded.ask(entry) for entry in asked))
+    await sharded.stop()
     for one, other in zip(wanted, found, strict=True):
         same(one, other)
         assert other.coverage == 1.0
@@ -164,6 +166,21 @@ async def test_a_late_shard_is_left_out_within_the_budget(sharded: Sharded) -> N
     with pytest.raises(DeadlineExceeded):
         await sharded.ask(entry, 0.5)
     assert sharded.metric("corerec_shard_seconds_count", shard="1") >= 2
+
+
+async def test_one_late_shard_of_four_costs_a_quarter(tiny_release: Path) -> None:
+    """Row 4, in front of the shards."""
+    sharded = await Sharded(tiny_release, 4, 1).start()
+    entry = entries()[1]
+    whole = await sharded.ask(entry)
+    sharded.slow[2, 0].delay = 2.0
+    started = time.monotonic()
+    part = await sharded.ask(entry, 0.5)
+    assert time.monotonic() - started < 0.5
+    assert part.coverage == pytest.approx(0.75)
+    assert whole.coverage == 1.0
+    assert not (part.candidates.numbers % 4 == 2).any()
+    await sharded.stop()
 
 
 async def test_a_shard_that_comes_back_is_whole_again(sharded: Sharded) -> None:

@@ -8,10 +8,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from corerec.errors import Unavailable
 from corerec.release.durable import sync_directory
+from corerec.store.group import Turns, Waiting, Write, run_group
 from corerec.store.schema import SCHEMA_VERSION, STEPS
+
+T = TypeVar("T")
 
 CHECK_BYTES = 64 * 1024 * 1024
 """Files up to this size are checked at every opening: pages, tables against their indexes."""
@@ -31,7 +35,7 @@ class Database:
         self.path = path
         self._busy_seconds = busy_seconds
         self._closed = False
-        self._read_lock, self._write_lock = threading.Lock(), threading.Lock()
+        self._read_lock, self._turns = threading.Lock(), Turns()
         with self._translated():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = self._connect()
@@ -61,7 +65,10 @@ class Database:
 
     @contextmanager
     def writing(self, *, commit: bool = True) -> Iterator[sqlite3.Connection]:
-        """Lend the writer connection in a transaction: durable at the end, undone on any error."""
+        """Lend the writer connection in a transaction: durable at the end, undone on any error.
+
+        For long ones; `write` is for those that may share a transaction.
+        """
         with self._held_to_write(), self._translated():
             self._check_open()
             self._check_in_place()
@@ -74,9 +81,32 @@ class Database:
                     self._writer.execute("ROLLBACK")
                 raise
 
+    def write(self, task: Write[T]) -> T:
+        """Return what a task returns that wrote in a transaction: durable, undone when it raises.
+
+        Tasks of threads that wait for their turn together share one transaction and its flush.
+        """
+        try:
+            return self._turns.take(task, self._busy_seconds, self._write_group)
+        except TimeoutError:
+            raise Unavailable(self._no_turn("write")) from None
+        except sqlite3.Error as error:
+            raise Unavailable(self._explained(error)) from error
+
+    def _write_group(self, group: list[Waiting]) -> None:
+        try:
+            self._check_open()
+            self._check_in_place()
+            run_group(self._writer, group)
+        except (Unavailable, sqlite3.Error) as error:
+            text = str(error) if isinstance(error, Unavailable) else self._explained(error)
+            for one in group:
+                if not one.done:
+                    one.error, one.done = Unavailable(text), True
+
     def close(self) -> None:
         """Close both connections; a second call does nothing."""
-        with self._write_lock, self._read_lock:
+        with self._turns.lock, self._read_lock:
             if not self._closed:
                 self._closed = True
                 self._reader.close()
@@ -149,12 +179,12 @@ class Database:
 
     @contextmanager
     def _held_to_write(self) -> Iterator[None]:
-        if not self._write_lock.acquire(timeout=self._busy_seconds):
+        if not self._turns.lock.acquire(timeout=self._busy_seconds):
             raise Unavailable(self._no_turn("write"))
         try:
             yield
         finally:
-            self._write_lock.release()
+            self._turns.lock.release()
 
     def _no_turn(self, what: str) -> str:
         return f"store {self.path}: no turn to {what} within {self._busy_seconds} s; try again"

@@ -87,27 +87,14 @@ class SqliteStore:
             check_event(event)
         if not events:
             return 0
-        with self._database.writing() as link:
-            self._check_items(link, events)
-            new: dict[str, list[tuple[int, int]]] = {}
-            for e in events:
-                row = (e.user_id, e.item_id, e.item_number, e.time_micros, e.event_type, e.event_id)
-                if link.execute(_NEW_EVENT, (*row, event_checksum(*row))).rowcount:
-                    new.setdefault(e.user_id, []).append((e.item_number, e.time_micros))
-            for user_id, more in new.items():
-                self._extend(link, user_id, more)
-        return sum(len(more) for more in new.values())
+        return self._database.write(lambda link: self._append(link, events))
 
     def put_users(self, rows: Iterable[tuple[str, Mapping[str, str]]]) -> int:
         """See `Store.put_users`."""
         changes = [(user_id, dict(attributes)) for user_id, attributes in rows]
         for user_id, attributes in changes:
             check_attributes(user_id, attributes)
-        with self._database.writing() as link:
-            for user_id, attributes in changes:
-                state = self._one(link, user_id)
-                text = pack_attributes({**(state.attributes if state else {}), **attributes})
-                link.execute(_PUT_USER, (user_id, text, checksum(user_id, text.encode())))
+        self._database.write(lambda link: self._put_users(link, changes))
         return len(changes)
 
     def upsert_items(self, items: Sequence[Item]) -> list[ItemChange]:
@@ -115,8 +102,7 @@ class SqliteStore:
         check_items(items)
         if not items:
             return []
-        with self._database.writing() as link:
-            return sqlite_items.upsert(link, self.path, items)
+        return self._database.write(lambda link: sqlite_items.upsert(link, self.path, items))
 
     def delete_items(self, ids: Sequence[str]) -> list[ItemChange]:
         """See `Store.delete_items`."""
@@ -124,8 +110,7 @@ class SqliteStore:
             check_id(item_id, "item_id")
         if not ids:
             return []
-        with self._database.writing() as link:
-            return sqlite_items.delete(link, self.path, ids)
+        return self._database.write(lambda link: sqlite_items.delete(link, self.path, ids))
 
     def read_items(self, ids: Sequence[str]) -> list[ItemChange | None]:
         """See `Store.read_items`."""
@@ -199,6 +184,25 @@ class SqliteStore:
     def _one(self, link: sqlite3.Connection, user_id: str) -> UserState | None:
         rows = list(sqlite_items.select(link, _READ, [user_id]))
         return self._state(rows[0]) if rows else None
+
+    def _append(self, link: sqlite3.Connection, events: Sequence[Event]) -> int:
+        self._check_items(link, events)
+        new: dict[str, list[tuple[int, int]]] = {}
+        for e in events:
+            row = (e.user_id, e.item_id, e.item_number, e.time_micros, e.event_type, e.event_id)
+            if link.execute(_NEW_EVENT, (*row, event_checksum(*row))).rowcount:
+                new.setdefault(e.user_id, []).append((e.item_number, e.time_micros))
+        for user_id, more in new.items():
+            self._extend(link, user_id, more)
+        return sum(len(more) for more in new.values())
+
+    def _put_users(
+        self, link: sqlite3.Connection, changes: Sequence[tuple[str, Mapping[str, str]]]
+    ) -> None:
+        for user_id, attributes in changes:
+            state = self._one(link, user_id)
+            text = pack_attributes({**(state.attributes if state else {}), **attributes})
+            link.execute(_PUT_USER, (user_id, text, checksum(user_id, text.encode())))
 
     def _extend(self, link: sqlite3.Connection, user_id: str, more: list[tuple[int, int]]) -> None:
         state = self._one(link, user_id)

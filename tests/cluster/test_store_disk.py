@@ -52,7 +52,7 @@ class Filling:
             assert time.monotonic() < end, "the disk was never full"
             taken = self.write()
             refusals = 0 if taken else refusals + 3
-        assert len(self.items) > 50
+        assert len(self.items) > 30
 
     def write(self) -> int:
         """Try one item, one event and one user, all new; return how many were taken."""
@@ -114,7 +114,7 @@ def test_sqlite_that_may_not_write_more_refuses_writes_and_serves_reads(tmp_path
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with contextlib.closing(open_store(tmp_path / "s.db")) as store:
         filling = Filling(store)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8_000_000, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, hard))
         try:
             filling.fill()
             assert all("; see whether its disk is full" in text for text in filling.said)

@@ -8,12 +8,15 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from corerec.errors import Unavailable
+from corerec.errors import NotFound, Unavailable
 from corerec.store import Event, Item, SqliteStore
 
 KILLS = 10
@@ -267,4 +270,94 @@ def test_a_flipped_bit_in_an_item_is_noticed_when_it_is_read(tmp_path: Path, mak
             read()
     assert len(store.changes(1)) == 1
     assert store.read_users(["bob"])[0].known
+    store.close()
+
+
+def _in_one_group(store: SqliteStore, writes: list[Callable[[], object]]) -> list[object]:
+    """Run writes in a thread each that all wait while another has the turn; return what came."""
+    came: list[object] = [None] * len(writes)
+
+    def run(place: int) -> None:
+        try:
+            came[place] = writes[place]()
+        except Exception as error:
+            came[place] = error
+
+    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(writes))]
+    with store._database.writing(commit=False):
+        for thread in threads:
+            thread.start()
+        while len(store._database._turns._waiting) < len(writes):
+            time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    return came
+
+
+def test_writes_that_wait_together_share_a_commit_and_each_has_its_own_outcome(
+    tmp_path: Path, make_release
+) -> None:
+    store = SqliteStore(tmp_path / "s.db")
+    store.seed(make_release())
+    said: list[str] = []
+    store._database._writer.set_trace_callback(said.append)
+    came = _in_one_group(
+        store,
+        [
+            *[lambda i=i: store.upsert_items([Item(item_id=f"n{i}")])[0] for i in range(20)],
+            lambda: store.append_events([Event("u", "i1", 1, 5), Event("u", "nobody", 9, 5)]),
+            lambda: store.append_events([Event("v", "i1", 1, 5)]),
+            lambda: store.put_users([("w", {"a": "b"})]),
+            lambda: store.delete_items(["i2"])[0],
+        ],
+    )
+    assert said.count("COMMIT") == 1
+    assert isinstance(came[20], NotFound)
+    assert came[21:23] == [1, 1]
+    changes = [*came[:20], came[23]]
+    assert store.changes(0) == sorted(changes, key=lambda change: change.position)
+    assert sorted(change.position for change in changes) == list(range(1, 22))
+    assert [s.known for s in store.read_users(["u", "v", "w"])] == [False, True, True]
+    store.close()
+
+
+def test_a_write_that_does_not_fit_leaves_those_beside_it_alone(
+    tmp_path: Path, make_release
+) -> None:
+    store = SqliteStore(tmp_path / "s.db")
+    store.seed(make_release())
+    link = store._database._writer
+    link.execute(f"PRAGMA max_page_count={link.execute('PRAGMA page_count').fetchone()[0] + 4}")
+    large = [Item(item_id=f"large{i}", title="t" * 1000) for i in range(100)]
+    came = _in_one_group(
+        store,
+        [
+            lambda: store.put_users([("one", {})]),
+            lambda: store.upsert_items(large),
+            lambda: store.put_users([("two", {})]),
+        ],
+    )
+    assert came[::2] == [1, 1]
+    assert isinstance(came[1], Unavailable)
+    assert "s.db: the disk is full; nothing was written" in str(came[1])
+    assert [s.known for s in store.read_users(["one", "two"])] == [True, True]
+    assert store.position() == 0
+    link.execute("PRAGMA max_page_count=1000000")
+    assert len(store.upsert_items(large)) == 100
+    store.close()
+
+
+def test_writes_that_wait_on_a_locked_store_all_say_so(tmp_path: Path, make_release) -> None:
+    store = SqliteStore(tmp_path / "s.db", busy_seconds=0.3)
+    store.seed(make_release())
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    writes = [lambda: store.put_users([("u", {})])] * 5
+    began = time.monotonic()
+    other.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(len(writes)) as pool:
+        came = [future.exception() for future in [pool.submit(write) for write in writes]]
+    other.close()
+    assert all("try again" in str(error) for error in came)
+    assert time.monotonic() - began < 3
+    assert store.put_users([("u", {})]) == 1
     store.close()

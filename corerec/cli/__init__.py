@@ -33,7 +33,7 @@ def _root(
 
 
 def _add_commands() -> None:
-    from corerec.cli import ask, data, items, rebuild, serve, train, tune
+    from corerec.cli import ask, data, index, items, rebuild, serve, train, tune
 
     commands: tuple[Callable[..., None], ...] = (
         train.train,
@@ -50,6 +50,7 @@ def _add_commands() -> None:
     for command in commands:
         app.command()(command)
     app.add_typer(data.app, name="data", help="Generate, import, fetch and check data sets.")
+    app.add_typer(index.app, name="index", help="Choose and build an index by measuring.")
     app.add_typer(items.app, name="items", help="Change and read the catalogue of a cluster.")
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ import numpy as np
 from corerec.distributed.embed import run_blocks
 from corerec.distributed.shards import Shards
 from corerec.errors import InvalidArgument
-from corerec.retrieval.build import build_index, finish_lists, train_lists, training_rows
+from corerec.retrieval.build import build_index, finish_index, spec_for, training_rows
 from corerec.retrieval.index import IndexConfig, IndexInfo, ItemIndex
+from corerec.retrieval.stores.lists import ListsStore
+from corerec.retrieval.stores.probing import train_index
 from corerec.stages import Float32s
 
 
@@ -56,8 +58,10 @@ def build_sharded_index(
     work.mkdir(parents=True, exist_ok=True)
     empty = work / "empty.faiss"
     if not empty.exists():
-        sample = shards.take(training_rows(info.count, seed))
-        _write_index(train_lists(sample, info.count, config, seed), empty)
+        spec = spec_for(info.count, config, seed)
+        sample = shards.take(training_rows(spec, info.count))
+        nlist = min(spec.lists_for(info.count), len(sample))
+        _write_index(train_index(sample, replace(spec, nlist=nlist), "ip"), empty)
     missing = [start for start in shards.starts() if not _part(work, start).exists()]
     if missing:
         run_blocks(
@@ -98,14 +102,15 @@ def _merged(
         part: Any = faiss.read_index(str(_part(work, start)))
         inner.merge_from(part, 0)  # its vectors bring their own numbers
     vectors = shards.whole()
-    if info.count >= config.sq8_from:
-        inner = faiss.IndexRefineFlat(inner, faiss.swig_ptr(vectors))
-    return finish_lists(
-        inner,
+    spec = spec_for(info.count, config, seed)
+    store = ListsStore(info.dim, "ip", spec, given=vectors)
+    store.adopt(inner)
+    return finish_index(
+        store,
         vectors,
         np.arange(info.count, dtype=np.int64),
         IndexInfo(
-            kind="ivf-flat",
+            kind=spec.kind,
             dim=info.dim,
             count=info.count,
             model_id=info.model_id,
@@ -113,7 +118,7 @@ def _merged(
         ),
         config,
         queries,
-        seed,
+        spec,
     )
 
 

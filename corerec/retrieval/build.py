@@ -1,9 +1,8 @@
-"""Builds, saves and loads an ItemIndex; the number of probes is chosen by measured recall."""
+"""Builds, saves and loads an ItemIndex; how far it searches is chosen by measured recall."""
 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,17 @@ import numpy as np
 
 from corerec.config import build_config
 from corerec.errors import InvalidArgument, ReleaseError
-from corerec.retrieval.index import (
-    IndexConfig,
-    IndexInfo,
-    ItemIndex,
-    info_as_json,
-    numbers_path,
-)
+from corerec.retrieval.index import IndexConfig, IndexInfo, ItemIndex, info_as_json
+from corerec.retrieval.legacy import load_legacy
+from corerec.retrieval.stores.base import VectorStore
+from corerec.retrieval.stores.create import create_index, read_store
+from corerec.retrieval.stores.files import read_json
+from corerec.retrieval.stores.spec import IndexSpec
 from corerec.stages import Float32s, Int64s
 
 _FIXED_QUERIES = 512
-_POINTS = 64
-"""Vectors a list that its centre is learned from."""
+_CHUNK = 1 << 17
+_MOST_BREADTH = 8192
 
 
 def build_index(
@@ -35,8 +33,13 @@ def build_index(
     config: IndexConfig | None = None,
     queries: Float32s | None = None,
     seed: int = 0,
+    spec: IndexSpec | None = None,
 ) -> ItemIndex:
     """Return an index that ranks vectors of any length by their inner product with a query.
+
+    Without a spec the kind goes by the size of the catalogue. What the spec leaves open of the
+    search (nprobe, ef_search of a graph) is the least that reaches the target recall. Kinds that
+    score the best again read `vectors` for it where numbers are rows: it must not change then.
 
     Shapes: vectors (N, D); numbers (N,) strictly ascending item numbers, 0..N-1 when not given;
     queries (Q, D) held-out real queries that recall is measured on, items themselves when none.
@@ -48,163 +51,179 @@ def build_index(
     vectors = np.ascontiguousarray(vectors, np.float32)
     numbers = np.arange(len(vectors), dtype=np.int64) if numbers is None else numbers
     _check(vectors, numbers)
-    count, dim = vectors.shape
-    identity = bool(count == 0 or (numbers[0] == 0 and numbers[-1] == count - 1))
+    count = len(vectors)
+    spec = spec or spec_for(count, config, seed)
+    store = create_store(spec, vectors, numbers)
+    if spec.is_lists and count:
+        store.train(vectors[training_rows(spec, count)], count)
+    for start in range(0, count, _CHUNK):
+        store.add(numbers[start : start + _CHUNK], vectors[start : start + _CHUNK])
     info = IndexInfo(
-        kind="flat",
-        dim=dim,
+        kind=spec.kind,
+        dim=vectors.shape[1],
         count=count,
         model_id=model_id,
         recall_at=config.recall_at,
-        identity=identity,
+        identity=_is_identity(numbers),
     )
+    return finish_index(store, vectors, numbers, info, config, queries, spec)
+
+
+def create_store(spec: IndexSpec, vectors: Float32s, numbers: Int64s) -> VectorStore:
+    """Return an empty store for vectors (N, D) by inner product, read in place where they may be.
+
+    Exact scans go through NumPy: a product of the whole batch is faster than FAISS with exclusions.
+    """
+    return create_index(
+        "numpy" if spec.kind == "flat" else "faiss",
+        "ip",
+        dim=vectors.shape[1],
+        spec=spec,
+        vectors=vectors if _is_identity(numbers) else None,
+    )
+
+
+def spec_for(count: int, config: IndexConfig, seed: int) -> IndexSpec:
+    """Return the kind of index that a catalogue of so many items gets."""
     if count < config.flat_below:
-        flat = faiss.IndexFlatIP(dim)
-        flat.add(vectors)
-        return ItemIndex(flat, numbers, info)
-    return _build_lists(vectors, numbers, info, config, queries, seed)
+        return IndexSpec(seed=seed)
+    if count < config.sq8_from:
+        return IndexSpec(kind="ivf-flat", seed=seed)
+    return IndexSpec(kind="ivf-sq8-refine", refine_factor=config.refine_factor, seed=seed)
 
 
-def save_index(index: ItemIndex, path: Path, header: Path) -> None:
-    """Write the index to `path` and what it says of itself to `header` (JSON)."""
-    faiss.write_index(index._index, str(path))
-    if not index.info.identity:
-        np.save(numbers_path(path), index._numbers, allow_pickle=False)
-    header.write_text(json.dumps(info_as_json(index.info), indent=2) + "\n")
+def training_rows(spec: IndexSpec, count: int) -> Int64s:
+    """Return the rows, ascending, of the sample that the centres of the lists are learned from."""
+    most = min(count, spec.lists_for(count) * spec.points)
+    return np.sort(np.random.default_rng(spec.seed).choice(count, most, replace=False))
 
 
-def load_index(path: Path, header: Path, *, model_id: str | None = None) -> ItemIndex:
+def finish_index(
+    store: VectorStore,
+    vectors: Float32s,
+    numbers: Int64s,
+    info: IndexInfo,
+    config: IndexConfig,
+    queries: Float32s | None,
+    spec: IndexSpec,
+) -> ItemIndex:
+    """Return a filled store as an index whose search goes as far as the target recall asks.
+
+    What `spec` sets of the search stays as it is.
+    """
+    recall, asked = 1.0, 0
+    if spec.kind != "flat" and info.count:
+        if queries is None or not len(queries):
+            rng = np.random.default_rng([spec.seed, 1])
+            most = min(info.count, _FIXED_QUERIES)
+            queries = vectors[rng.choice(info.count, most, replace=False)]
+        queries = np.ascontiguousarray(queries[:_FIXED_QUERIES], np.float32)
+        recall, asked = _tune(store, vectors, numbers, config, queries, spec), len(queries)
+    tuned = store.spec
+    info = replace(
+        info,
+        nlist=tuned.nlist if tuned.is_lists else 0,
+        nprobe=tuned.nprobe if tuned.is_lists else 0,
+        refine_factor=tuned.refine_factor if tuned.is_refined else 1.0,
+        recall=recall,
+        queries=asked,
+    )
+    return ItemIndex(store, info)
+
+
+def save_index(index: ItemIndex, path: Path, header: Path, *, with_vectors: bool = True) -> None:
+    """Write the index to `path` and files beside it, and what it says of itself to `header` (JSON).
+
+    Without vectors those that scores are computed again from are left out where they are the ones
+    that the index was given by number: `load_index` must be given them then.
+    """
+    index.settle()
+    store = index.store.write(path, with_vectors=with_vectors)
+    count = len(index.store)
+    info = replace(index.info, store=store, count=count, identity=_is_identity(index.numbers()))
+    header.write_text(json.dumps(info_as_json(info), indent=2) + "\n")
+
+
+def load_index(
+    path: Path,
+    header: Path,
+    *,
+    model_id: str | None = None,
+    vectors: Float32s | None = None,
+) -> ItemIndex:
     """Return the index at `path`; its bytes are the release's to verify, its shape is checked here.
+
+    `vectors` (M, D) by item number, perhaps a memory-map, are read in place of the index's own.
 
     Raises:
         ReleaseError: naming the file, when header and index differ, the file cannot be read, or
             `model_id` is given and is not that of the vectors inside.
     """
-    info = build_config(IndexInfo, _read_json(header), source=header)
+    info = build_config(IndexInfo, read_json(header), source=header)
     if model_id is not None and info.model_id != model_id:
         raise ReleaseError(
             f"{header}: index and query encoder must come from one model, "
             f"got {info.model_id!r} for an encoder of {model_id!r}"
         )
-    try:
-        inner = faiss.read_index(str(path))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1][:200]
-        raise ReleaseError(f"{path}: not a FAISS index: {reason}") from None
-    if (inner.d, inner.ntotal) != (info.dim, info.count):
+    if info.store is None:
+        return ItemIndex(load_legacy(path, info, vectors), info)
+    spec = build_config(IndexSpec, info.store["spec"], source=header)
+    # The store's own header says how many rows there are, removed ones of a graph too.
+    if (info.store["dim"], spec.kind) != (info.dim, info.kind):
         raise ReleaseError(
-            f"{path}: holds {inner.ntotal} vectors of {inner.d}, "
-            f"its header says {info.count} of {info.dim}"
+            f"{header}: store of {spec.kind!r}, {info.store['dim']} wide, in an index of "
+            f"{info.kind!r}, {info.dim} wide"
         )
-    numbers = np.arange(info.count, dtype=np.int64)
-    if not info.identity:
-        numbers = np.load(numbers_path(path), allow_pickle=False)
-        if numbers.shape != (info.count,) or numbers.dtype != np.int64:
-            raise ReleaseError(
-                f"{numbers_path(path)}: must hold {info.count} int64, got {numbers.shape}"
-            )
-    return ItemIndex(inner, numbers, info)
+    store = read_store(path, info.store, spec, vectors)
+    if len(store) != info.count:
+        raise ReleaseError(f"{path}: holds {len(store)} items, its header says {info.count}")
+    return ItemIndex(store, replace(info, store=None))
 
 
-def _build_lists(
+def _tune(
+    store: VectorStore,
     vectors: Float32s,
     numbers: Int64s,
-    info: IndexInfo,
-    config: IndexConfig,
-    queries: Float32s | None,
-    seed: int,
-) -> ItemIndex:
-    inner = train_lists(vectors[training_rows(len(vectors), seed)], len(vectors), config, seed)
-    inner.add(vectors)
-    if info.count >= config.sq8_from:
-        inner = faiss.IndexRefineFlat(inner, faiss.swig_ptr(vectors))
-    return finish_lists(inner, vectors, numbers, info, config, queries, seed)
-
-
-def list_count(count: int) -> int:
-    """Return how many lists so many items make."""
-    # About the square root of the catalogue balances choosing lists and reading them.
-    return int(2 ** round(math.log2(math.sqrt(count))))
-
-
-def training_rows(count: int, seed: int) -> Int64s:
-    """Return the rows, ascending, of the sample that the centres of the lists are learned from."""
-    most = min(count, list_count(count) * _POINTS)
-    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
-
-
-def train_lists(sample: Float32s, count: int, config: IndexConfig, seed: int) -> Any:
-    """Return the empty lists of an index of `count` items, learned from a sample (S, D)."""
-    codes = "SQ8" if count >= config.sq8_from else "Flat"
-    inner: Any = faiss.index_factory(
-        sample.shape[1], f"IVF{list_count(count)},{codes}", faiss.METRIC_INNER_PRODUCT
-    )
-    inner.cp.seed = seed
-    inner.cp.spherical = True
-    inner.cp.max_points_per_centroid = _POINTS
-    inner.train(np.ascontiguousarray(sample, np.float32))
-    return inner
-
-
-def finish_lists(
-    inner: Any,
-    vectors: Float32s,
-    numbers: Int64s,
-    info: IndexInfo,
-    config: IndexConfig,
-    queries: Float32s | None,
-    seed: int,
-) -> ItemIndex:
-    """Return filled lists as an index whose number of probes is chosen on queries.
-
-    `inner` is what `train_lists` gave with all vectors added, in `IndexRefineFlat` for 8-bit codes.
-    """
-    is_refined = info.count >= config.sq8_from
-    info = replace(
-        info,
-        kind="ivf-sq8-refine" if is_refined else "ivf-flat",
-        nlist=list_count(info.count),
-        nprobe=list_count(info.count),
-        refine_factor=config.refine_factor if is_refined else 1.0,
-    )
-    if queries is None or not len(queries):
-        rng = np.random.default_rng([seed, 1])
-        queries = vectors[rng.choice(len(vectors), min(len(vectors), _FIXED_QUERIES), False)]
-    return _choose_probes(inner, vectors, numbers, info, config, queries[:_FIXED_QUERIES])
-
-
-def _choose_probes(
-    inner: Any,
-    vectors: Float32s,
-    numbers: Int64s,
-    info: IndexInfo,
     config: IndexConfig,
     queries: Float32s,
-) -> ItemIndex:
-    """Return the index with the fewest probes whose measured recall reaches the target."""
-    k = min(config.recall_at, info.count)
-    exact = faiss.IndexFlatIP(info.dim)
-    exact.add(vectors)
-    _, truth = exact.search(np.ascontiguousarray(queries, np.float32), k)
-    offset = np.arange(len(queries))[:, None] * info.count
-    low, high = 1, info.nlist
+    spec: IndexSpec,
+) -> float:
+    """Set the least search that reaches the target recall, and return what it reaches."""
+    k = min(config.recall_at, len(vectors))
+    truth = numbers[faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)[1]]
+    offset = np.arange(len(queries))[:, None] * (int(numbers[-1]) + 1)
     recalls: dict[int, float] = {}
+
+    def measure(value: int) -> float:
+        if value not in recalls:
+            store.tune(**_parameter(spec, value))
+            found, _ = store.search(queries, k)
+            recalls[value] = float(np.isin((found + offset)[found >= 0], truth + offset).sum())
+        return recalls[value] / truth.size
+
+    if spec.nprobe or (spec.kind == "hnsw" and spec.ef_search != IndexSpec().ef_search):
+        return measure(spec.nprobe if spec.is_lists else spec.ef_search)
+    low, high = 1, store.spec.nlist if spec.is_lists else min(_MOST_BREADTH, len(vectors))
+    most, value = high, max(1, high // 8)
     while low <= high:
-        probes = (low + high) // 2 if recalls else max(1, info.nlist // 8)
-        index = ItemIndex(inner, numbers, replace(info, nprobe=probes))
-        _, rows = index._ask(np.ascontiguousarray(queries, np.float32), k, None, probes)
-        found = np.isin((rows + offset)[rows >= 0], truth + offset).sum()
-        recalls[probes] = float(found / truth.size)
-        if recalls[probes] >= config.target_recall:
-            high = probes - 1
+        if measure(value) >= config.target_recall:
+            high = value - 1
         else:
-            low = probes + 1
-    probes = min(low, info.nlist)
-    return ItemIndex(
-        inner,
-        numbers,
-        replace(info, nprobe=probes, recall=recalls.get(probes, 1.0), queries=len(queries)),
-    )
+            low = value + 1
+        value = (low + high) // 2
+    best = min(low, most)
+    recall = measure(best)
+    store.tune(**_parameter(spec, best))
+    return recall
+
+
+def _parameter(spec: IndexSpec, value: int) -> dict[str, Any]:
+    return {"nprobe": value} if spec.is_lists else {"ef_search": value}
+
+
+def _is_identity(numbers: Int64s) -> bool:
+    count = len(numbers)
+    return bool(count == 0 or (numbers[0] == 0 and numbers[-1] == count - 1))
 
 
 def _check(vectors: Float32s, numbers: Int64s) -> None:
@@ -218,13 +237,3 @@ def _check(vectors: Float32s, numbers: Int64s) -> None:
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
         raise InvalidArgument(f"vectors must be finite, row {int(bad.argmax())} is not")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ReleaseError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ReleaseError(f"{path}: must hold a JSON object")
-    return values

@@ -21,7 +21,6 @@ from corerec.retrieval.stores.base import (
     Mask,
     VectorStore,
     check_numbers,
-    check_search,
     check_vectors,
 )
 from corerec.retrieval.stores.create import like
@@ -33,6 +32,9 @@ log = logging.getLogger(__name__)
 
 _AS_EXCLUDED = 128
 """Up to so many masked items are excluded by number; more become a mask."""
+
+_AT_ONCE = 1 << 14
+"""Rows moved by one step where nobody waits for an answer."""
 
 
 class LiveIndex:
@@ -128,7 +130,6 @@ class LiveIndex:
         excluded: Sequence[Int64s] | None = None,
     ) -> tuple[Int64s, Float32s]:
         """Return the k best allowed items of each query; see VectorStore."""
-        check_search(queries, k, allowed, excluded, self._main.dim)
         found = self._main.search(queries, k, *self._without_dead(allowed, excluded, len(queries)))
         if not len(self._delta):
             return found
@@ -151,6 +152,23 @@ class LiveIndex:
         if self._moves and len(self._delta):
             self._move(rows)
         return self._moves and len(self._delta) > 0
+
+    def settle(self) -> None:
+        """Move every row of the delta into the main store."""
+        if self._rebuild is not None:
+            self._rebuild.done.wait()
+            self._swap(self._rebuild)
+        while len(self._delta) or self._dead:
+            if not self.in_place or (self._main.spec.is_lists and not len(self._main)):
+                self._start()
+                assert self._rebuild is not None
+                self._rebuild.done.wait()
+                self._swap(self._rebuild)
+            elif self._dead:
+                self._main.remove(np.fromiter(self._dead, np.int64, len(self._dead)))
+                self._dead.clear()
+            else:
+                self._move(_AT_ONCE)
 
     def wait(self, seconds: float) -> bool:
         """Wait for a main store that is being built; return whether none is any more."""

@@ -27,28 +27,6 @@ def near_best(scores: Float32s, k: int, margin: float) -> Int64s:
     return np.extract(values > -np.inf, rows)
 
 
-def best_allowed(scores: Float32s, k: int, excluded: Int64s | None) -> tuple[Int64s, Float32s]:
-    """Return the rows and scores of the k best allowed rows, best first; ties by lower row.
-
-    A sample of the scores gives a threshold that a little more than k should pass, so only those
-    are sorted; when fewer pass, everything is. Either way the answer is exact.
-
-    Shapes: scores (N,), overwritten with -inf at the excluded rows; excluded (E,) distinct rows;
-    returns (k,) int64 and (k,) float32, padded with row -1 and -inf. Needs k <= N.
-    """
-    if excluded is not None and len(excluded):
-        scores[excluded] = -np.inf
-    rows = _above_threshold(scores, k, 0.0)
-    values = scores[rows]
-    if len(rows) > k:
-        kept = np.sort(np.argpartition(values, len(values) - k)[len(values) - k :])
-        rows, values = rows[kept], values[kept]
-    order = np.argsort(-values, kind="stable")  # rows ascend, so ties stay by row
-    rows, values = rows[order], values[order]
-    rows[values == -np.inf] = -1
-    return rows, values
-
-
 def _above_threshold(scores: Float32s, k: int, margin: float) -> Int64s:
     """Return rows that surely hold the best k and all within the margin, or every row."""
     stride = len(scores) // _SAMPLE

@@ -77,9 +77,17 @@ def read_store(
     return store
 
 
-def like(store: VectorStore) -> VectorStore:
-    """Return an empty store of the same backend, metric and spec."""
+def like(store: VectorStore, *, trained: bool = False) -> VectorStore:
+    """Return an empty store of the same backend, metric and spec; lists choose their number anew.
+
+    With `trained` lists keep their centres.
+    """
     spec = store.spec
+    if spec.kind == "ivf-int8-refine" and trained:
+        from corerec.retrieval.stores.int8 import Int8Store
+
+        assert isinstance(store, Int8Store)
+        return store.emptied()
     if spec.is_lists:
         spec = replace(spec, nlist=0)
     return _make(store.backend, store.metric, store.dim, spec, None)

@@ -211,6 +211,13 @@ class Int8Store:
         if refine_factor is not None:
             self._spec = replace(self._spec, refine_factor=refine_factor)
 
+    def emptied(self) -> Int8Store:
+        """Return an empty store of the same centres."""
+        fresh = Int8Store(self._dim, self._metric, self._spec, given=self._given)
+        if self._lists is not None:
+            fresh._use(self._lists.centres)
+        return fresh
+
     def write(self, path: Path, *, with_vectors: bool = True) -> dict[str, Any]:
         """Write centres, lists and vectors, and return what a header says of them."""
         header = describe(self) | {"count": len(self), "trained": self._lists is not None}

@@ -236,16 +236,33 @@ class ListsStore:
         self._stale = True
         self._version += 1
 
-    def merge(self, other: ListsStore) -> None:
-        """Take over what another store of the same centres holds, which is empty afterwards."""
-        numbers = other.numbers()
-        refuse_known(self._lists, numbers)
-        self._index.merge_from(other._index, 0)
-        self._lists.put(numbers, np.zeros(len(numbers), np.int64))
-        self._stale = True
-        self._version += len(numbers)
-        if self._table is not None and other._table is not None:
-            self._table.add(numbers, other._table.gather(numbers))
+    def adopt(self, index: Any) -> None:
+        """Take filled FAISS lists of an empty store; their vectors are those that were given."""
+        self.use(index)
+        self._spec = replace(
+            self._spec, nlist=index.nlist, nprobe=min(self._spec.nprobe or 1, index.nlist)
+        )
+        self._current_lists()
+        if self._table is not None:
+            self._table.load(self.numbers())
+
+    def part(self, numbers: Int64s) -> ListsStore:
+        """Return a store of some of the numbers held, with the same centres and codes."""
+        given = self._table.given if self._table is not None else None
+        part = ListsStore(self._dim, self._metric, self._spec, given=given)
+        if self._prober is None:
+            return part
+        index = _faiss.clone_index(self._index)
+        rest = np.setdiff1d(self.numbers(), numbers, assume_unique=True)
+        drop_entries(index, _faiss.IDSelectorBatch(rest))
+        # Read back, so that it has no more memory than it needs.
+        part.use(_faiss.deserialize_index(_faiss.serialize_index(index)))
+        part._current_lists()
+        if self._table is not None and part._table is not None:
+            own = self._table.places.find(numbers) >= len(self._table.given)
+            part._table.load(numbers[~own])
+            part._table.add(numbers[own], self._table.gather(numbers[own]))
+        return part
 
     def write(self, path: Path, *, with_vectors: bool = True) -> dict[str, Any]:
         """Write lists and vectors and return what a header says of them."""

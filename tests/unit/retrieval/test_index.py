@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import faiss
@@ -215,3 +216,146 @@ def test_a_header_of_another_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.faiss").write_bytes(b"torn")
     with pytest.raises(ReleaseError, match=r"a\.faiss: not a FAISS index"):
         load_index(tmp_path / "a.faiss", tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("shards", [2, 4, 8])
+def test_all_shards_together_find_what_the_whole_finds(kind: str, shards: int) -> None:
+    vectors, queries = _units(8000), _units(40, 1)
+    whole = _build(kind, vectors, queries=_units(64, 3))
+    parts = [whole.shard(shard, shards) for shard in range(shards)]
+    assert sum(part.count for part in parts) == whole.count == 8000
+    excluded = [np.arange(i, 8000, 41) for i in range(40)]
+    numbers, scores = whole.search(queries, 20, excluded)
+    found = [part.search(queries, 20, excluded) for part in parts]
+    for shard, (own, _) in enumerate(found):
+        assert (own % shards == shard).all()
+    every = np.hstack([own for own, _ in found])
+    values = np.hstack([own for _, own in found])
+    better = 0
+    for row in range(40):
+        order = np.lexsort((every[row], -values[row]))[:20]
+        if kind == "flat":
+            assert np.array_equal(every[row][order], numbers[row])
+            assert np.array_equal(values[row][order], scores[row])
+        # Codes of each part bring candidates of their own: never less is found.
+        assert (values[row][order] >= scores[row] - 1e-6).all()
+        better += int((every[row][order] != numbers[row]).any())
+    assert kind == "ivf-sq8-refine" or better == 0
+    with pytest.raises(InvalidArgument, match=rf"shard must be in \[0, {shards}\), got {shards}"):
+        whole.shard(shards, shards)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_shard_goes_on_living_and_is_saved(kind: str, tmp_path: Path) -> None:
+    vectors = _units(3000)
+    part = _build(kind, vectors).shard(1, 4)
+    fresh = _units(5, 8)
+    part.upsert(np.array([1, 5, 4001, 4005, 4009]), fresh)
+    part.remove(np.array([9, 13]))
+    save_index(part, tmp_path / "index.faiss", tmp_path / "index.json")
+    again = load_index(tmp_path / "index.faiss", tmp_path / "index.json", model_id="m1")
+    expected = np.setdiff1d(np.arange(1, 3000, 4), [9, 13])
+    assert np.array_equal(again.numbers(), np.concatenate([expected, [4001, 4005, 4009]]))
+    found, scores = again.search(fresh, 2000)
+    for row, number in enumerate([1, 5, 4001, 4005, 4009]):
+        assert np.allclose(scores[row][found[row] == number], 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_items_come_change_and_go_while_others_stay(kind: str) -> None:
+    vectors = _units(4000)
+    index = _build(kind, vectors, queries=_units(64, 3))
+    items = dict(enumerate(vectors))
+    fresh = _units(300, 5)
+    numbers = np.concatenate([np.arange(0, 4000, 20), np.arange(5000, 5100)])
+    index.upsert(numbers, fresh)
+    items.update(zip(numbers.tolist(), fresh, strict=True))
+    assert index.remove(np.arange(100, 200)) == 100
+    for number in range(100, 200):
+        items.pop(number)
+    queries = _units(20, 6)
+    for turn in range(4):
+        assert index.count == len(items)
+        assert index.pending == max(0, 300 - 5 - 128 * turn)
+        found, scores = index.search(queries, 30)
+        hits = 0
+        for row in range(20):
+            own = np.array([items[n] for n in found[row].tolist()])
+            assert np.allclose(scores[row], own @ queries[row], atol=1e-4)
+            known = np.array(list(items))
+            every = np.array(list(items.values())) @ queries[row]
+            hits += len(np.intersect1d(found[row], known[np.argsort(-every)[:30]]))
+        assert hits >= (600 if kind == "flat" else 540)
+        index.maintain(128)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_mask_of_allowed_items_holds_inside_the_search(kind: str) -> None:
+    vectors = _units(6000)
+    index = _build(kind, vectors, queries=_units(64, 3))
+    queries = _units(20, 6)
+    for share in (0.5, 0.05, 0.005):
+        allowed = np.random.default_rng(1).random(6000) < share
+        found, _ = index.search(queries, 20, allowed=allowed)
+        scores = np.where(allowed, queries @ vectors.T, -np.inf)
+        truth = np.argsort(-scores, axis=1)[:, :20]
+        hits = sum(len(np.intersect1d(a, b)) for a, b in zip(found, truth, strict=True))
+        assert allowed[found].all()
+        assert hits >= (400 if kind == "flat" else 0.95 * 400)
+
+
+def test_vectors_may_be_left_out_of_the_files_and_given_again(tmp_path: Path) -> None:
+    vectors = _units(3000)
+    index = _build("ivf-sq8-refine", vectors)
+    index.upsert(np.array([7, 3001]), _units(2, 5))
+    path, header = tmp_path / "index.faiss", tmp_path / "index.json"
+    save_index(index, path, header, with_vectors=False)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < vectors.nbytes
+    with pytest.raises(ReleaseError, match="give at least 3000 by item number, got 0"):
+        load_index(path, header)
+    np.save(tmp_path / "given.npy", vectors)
+    mapped = np.load(tmp_path / "given.npy", mmap_mode="r")
+    again = load_index(path, header, vectors=mapped)
+    assert again.store.held().vectors < 100 * 16 * 4
+    for mine, other in zip(
+        index.search(_units(9, 2), 40), again.search(_units(9, 2), 40), strict=True
+    ):
+        assert np.array_equal(mine, other)
+
+
+@pytest.mark.parametrize("identity", [True, False])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_files_of_before_there_were_stores_are_read(
+    kind: str, identity: bool, tmp_path: Path
+) -> None:
+    vectors = _units(900)
+    numbers = np.arange(900) if identity else np.arange(900) * 2 + 5
+    flat = faiss.IndexFlatIP(16)
+    inner = flat
+    if kind != "flat":
+        codes = "Flat" if kind == "ivf-flat" else "SQ8"
+        inner = faiss.index_factory(16, f"IVF8,{codes}", faiss.METRIC_INNER_PRODUCT)
+        inner.train(vectors)
+    inner.add(vectors)
+    if kind == "ivf-sq8-refine":
+        inner = faiss.IndexRefineFlat(inner, faiss.swig_ptr(vectors))
+    faiss.write_index(inner, str(tmp_path / "index.faiss"))
+    if not identity:
+        np.save(tmp_path / "index.numbers.npy", numbers)
+    lists = {"nlist": 8, "nprobe": 8, "refine_factor": 2.0 if "refine" in kind else 1.0}
+    header = {"kind": kind, "dim": 16, "count": 900, "model_id": "m1", "recall": 1.0}
+    header |= {"recall_at": 500, "queries": 5, "identity": identity}
+    header |= lists if kind != "flat" else {}
+    (tmp_path / "index.json").write_text(json.dumps(header))
+    index = load_index(tmp_path / "index.faiss", tmp_path / "index.json", model_id="m1")
+    queries = _units(20, 6)
+    found, scores = index.search(queries, 10, [numbers[:7]] * 20)
+    for row in range(20):
+        order, expected = _brute(vectors, queries[row], 10, np.arange(7))
+        assert np.array_equal(found[row], numbers[order])
+        assert np.allclose(scores[row], expected, atol=1e-5)
+    index.upsert(numbers[:3], _units(3, 9))
+    index.remove(numbers[10:20])
+    index.settle()
+    assert index.count == 890

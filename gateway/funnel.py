@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from corerec.errors import CoreRecError
+from corerec.errors import CoreRecError, InvalidArgument
 from corerec.serving.budget import Budget
 from corerec.serving.metrics import Metrics
 from corerec.serving.stage import Stage
@@ -123,6 +123,8 @@ class Funnel:
                     "retrieve", Reason.PARTIAL, f"{result.coverage:.1%} of retrieval answered"
                 )
         except CoreRecError as error:
+            if query.where and isinstance(error, InvalidArgument):
+                raise  # an attribute that there is not, say: the caller's to know
             unwanted = outcome.user.items if query.exclude_seen else outcome.user.items[:0]
             candidates, outcome.coverage = self.view.popular(k, unwanted, query.where), 0.0
             outcome.note("retrieve", error, "used the release's popular items")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from corerec.errors import CoreRecError
+from corerec.errors import CoreRecError, InvalidArgument
 from corerec.retrieval.front import Front
 from corerec.serving.batching import Answer, Batcher
 from corerec.serving.budget import Budget
@@ -157,8 +157,9 @@ class FanOut:
         searched = int((time.monotonic() - started) * 1e6)
         found = [own if isinstance(own, SearchResult) else None for own in outcomes]
         errors = [own for own in outcomes if isinstance(own, CoreRecError)]
-        if len(errors) == len(outcomes):
-            raise errors[0]
+        refused = [error for error in errors if isinstance(error, InvalidArgument)]
+        if refused or len(errors) == len(outcomes):  # what is wrong for one is wrong for all
+            raise (refused or errors)[0]
         fused = await self._fusing.call(_Found(entry, encoded.result, found), budget)
         result = fused.result
         self._coverage.observe(result.coverage)

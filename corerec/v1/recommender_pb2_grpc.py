@@ -60,9 +60,9 @@ class RecommenderServiceServicer:
         """Returns the best list that can be had for a user within the call's deadline, from one release.
 
         When a stage is late or down the answer is still OK and says so in `degraded`.
-        INVALID_ARGUMENT: page_size or a string is out of range. RESOURCE_EXHAUSTED: too many requests
-        are being answered. DEADLINE_EXCEEDED: no list could be made in time. UNAVAILABLE: no release
-        is loaded.
+        INVALID_ARGUMENT: page_size or a string is out of range, or a condition is on an attribute that
+        no item has. RESOURCE_EXHAUSTED: too many requests are being answered. DEADLINE_EXCEEDED: no
+        list could be made in time. UNAVAILABLE: no release is loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

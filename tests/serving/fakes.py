@@ -34,7 +34,8 @@ from corerec.stages import (
     RetrieveResult,
     Source,
 )
-from corerec.store import SqliteStore
+from corerec.store import SqliteStore, Store
+from corerec.store import open_store as open_store_at
 from gateway.config import GatewayConfig
 from gateway.process import process as gateway_process
 from gateway.process import remote_stages
@@ -214,13 +215,8 @@ class FakeCluster:
 
     def __init__(self, folder: Path, **config: Any) -> None:
         self.release_path = write_fake_release(folder / "releases")
-        self.config = GatewayConfig(
-            port=0,
-            store=str(folder / "store.db"),
-            clock="data",
-            drain_notice_seconds=0.05,
-            **config,
-        )
+        common = {"port": 0, "store": str(folder / "store.db"), "clock": "data"}
+        self.config = GatewayConfig(**{"drain_notice_seconds": 0.05, **common, **config})
         self.faults = {name: Faults() for name in _PARTS}
         self.stages: dict[str, list[ServerProcess]] = {}
         self.endpoints: dict[str, StaticEndpoints] = {}
@@ -238,7 +234,9 @@ class FakeCluster:
         async def connect(config: Any, metrics: Any) -> Any:
             return remote_stages(config, metrics, lambda name: self.endpoints[name])
 
-        def open_store(address: str) -> SqliteStore:
+        def open_store(address: str) -> Store:
+            if "://" in address:
+                return open_store_at(address, busy_seconds=0.5)
             self.store = self.store_type(Path(address))
             return self.store
 

@@ -13,11 +13,12 @@ import grpc
 import numpy as np
 import pytest
 
-from corerec.errors import Unavailable
+from corerec.errors import InvalidArgument, Unavailable
 from corerec.stages import RerankResult, RetrieveResult, Source
 from corerec.store import Item, SqliteStore
 from corerec.v1 import catalog_pb2 as pb
 from corerec.v1 import catalog_pb2_grpc, common_pb2, recommender_pb2
+from tests.redis_server import RedisServer, find_redis_server
 from tests.serving.fakes import ITEMS, FakeCluster, columns
 
 UNAVAILABLE, PARTIAL = 2, 6
@@ -389,6 +390,15 @@ async def test_conditions_reach_retrieval_and_hold_without_it(cluster, channel) 
     assert [d.stage for d in got.degraded] == ["retrieve"]
 
 
+async def test_a_condition_that_retrieval_refuses_is_told_to_the_caller(cluster, channel) -> None:
+    cluster.faults["retrieval"].error = InvalidArgument("unknown attribute 'colour'")
+    where = [common_pb2.Predicate(attribute="colour", any_of=["red"])]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await recommend(channel, where=where)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "unknown attribute 'colour'" in caught.value.details()
+
+
 async def test_no_item_that_meets_a_condition_is_an_empty_list_and_no_fault(
     cluster, channel
 ) -> None:
@@ -412,3 +422,37 @@ async def test_a_pinned_item_that_meets_no_condition_stays_out(cluster, channel)
     where = [common_pb2.Predicate(attribute="category", any_of=["c3"])]  # 10 is of c3, 11 of c4
     got = await recommend(channel, where=where)
     assert [i.item_number for i in got.items if i.source == Source.PINNED] == [10]
+
+
+async def test_redis_that_goes_away_and_comes_back_loses_nothing_that_was_acknowledged(
+    tmp_path: Path,
+) -> None:
+    """Row 14, on a real server."""
+    server = RedisServer(find_redis_server(), tmp_path)
+    running = FakeCluster(tmp_path, store=server.url, tail_ms=50, default_deadline_ms=3000)
+    await running.start()
+    try:
+        async with running.channel() as channel:
+            catalog = catalog_pb2_grpc.CatalogServiceStub(channel)
+            acked = await upsert(catalog, pb.Item(item_id="kept", title="Kept"))
+            await delete(catalog, "i7")
+            assert not (await recommend(channel, "u1")).degraded
+            await asyncio.to_thread(server.kill)
+            for write in (upsert(catalog, pb.Item(item_id="lost")), delete(catalog, "i8")):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await write
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            answer = await recommend(channel, "u1")
+            assert len(answer.items) == 10
+            assert {d.stage for d in answer.degraded} == {"profile"}
+            await asyncio.to_thread(server.start)
+            deadline = time.monotonic() + 10
+            while (await recommend(channel, "u1")).degraded:
+                assert time.monotonic() < deadline, "the store was never used again"
+                await asyncio.sleep(0.05)
+            page = await catalog.ListChanges(pb.ListChangesRequest(), timeout=3)
+            assert [c.item_id for c in page.changes] == ["kept", "i7"]
+            assert page.changes[0].item_number == acked.item_numbers[0]
+    finally:
+        await running.stop()
+        server.kill()

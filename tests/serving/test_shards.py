@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corerec.errors import DeadlineExceeded, Unavailable
+from corerec.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from corerec.release import Release
 from corerec.retrieval import RetrievalCore
 from corerec.retrieval.shard import ShardCore
@@ -132,6 +132,13 @@ async def test_shards_answer_exactly_what_one_does(
         same(one, other)
         assert other.coverage == 1.0
         assert {"shards", "fuse"} <= set(other.timings)
+
+
+async def test_an_unknown_attribute_is_refused_with_the_nearest_known(sharded: Sharded) -> None:
+    where = (Predicate(attribute="categry", any_of=("x",)),)
+    entry = RetrieveEntry(user=UserContext(), k=K, where=where)
+    with pytest.raises(InvalidArgument, match=r"unknown attribute 'categry'.*'category'"):
+        await sharded.ask(entry)
 
 
 async def test_a_lost_shard_lowers_coverage_by_its_share_and_the_rest_is_exact(

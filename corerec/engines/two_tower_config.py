@@ -44,6 +44,10 @@ class TwoTowerConfig:
     """Share of a bag's items left out of the query while training (mean only), [0, 1)."""
     id_dropout: float = 0.1
     """Share of item ids, and of user ids, left out while training, so that content must carry."""
+    content_dropout: float = 0.0
+    """Share of an item's words, codes and numbers, those of its vectors too, left out while
+    training. Words and vectors tell most items apart as an id does; where some are missing, what
+    is learned of one item holds for those like it, so new items are placed better."""
     bias: bool = False
     """Score by cosine plus a bias of the item: the last of the `dim` columns is the item's bias,
     and 1 in users, so vectors are not of unit length."""
@@ -65,7 +69,7 @@ class TwoTowerConfig:
             raise ConfigError(f"dim must be a multiple of heads, got {self.dim} and {self.heads}")
         if self.temperature <= 0:
             raise ConfigError(f"temperature must be above 0, got {self.temperature}")
-        for name in ("dropout", "bag_dropout", "id_dropout"):
+        for name in ("dropout", "bag_dropout", "id_dropout", "content_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         check_choice("history", self.history, get_args(History))

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from corerec.engines.two_tower_config import TwoTowerConfig
-from corerec.engines.two_tower_layers import embedding, embeddings, linear
+from corerec.engines.two_tower_layers import drop, embedding, embeddings, hidden, linear
 from corerec.engines.two_tower_shape import ItemContent, TwoTowerShape
 from corerec.multimodal.fusion import MultiModalFusion
 from corerec.multimodal.neighbours import content_neighbours, nearest_among, neighbour_mean
@@ -29,7 +29,7 @@ class ItemTower(nn.Module):
     def __init__(self, config: TwoTowerConfig, shape: TwoTowerShape, generator: Generator) -> None:
         super().__init__()
         self.start = shape.items
-        self.id_dropout = config.id_dropout
+        self.id_dropout, self.content_dropout = config.id_dropout, config.content_dropout
         self.id = embedding(shape.items + 1, config.dim, 0.05, generator)
         self.categorical = embeddings(shape.item_categorical, config.dim, generator)
         self.multi = embeddings(shape.item_multi, config.dim, generator)
@@ -64,7 +64,7 @@ class ItemTower(nn.Module):
             ids = ids * (keep | ~is_item)
         real = rows.clamp(max=self.start - 1)
         near = {name: table[real] for name, table in self._neighbours(content).items()}
-        return self._joined(ids, real, content, near, is_item)
+        return self._joined(ids, real, content, near, is_item, noise)
 
     def described(self, rows: Tensor, content: ItemContent, among: ItemContent | None) -> Tensor:
         """Return (R, D) of items that a table of content, row by row, describes as they are now.
@@ -83,7 +83,7 @@ class ItemTower(nn.Module):
                 near[name] = nearest_among(own, table, self.neighbours, rows)
         places = torch.arange(len(rows), device=rows.device)
         everything = torch.ones_like(has_id)
-        return self._joined(self.id(rows) * has_id, places, content, near, everything)
+        return self._joined(self.id(rows) * has_id, places, content, near, everything, None)
 
     def _joined(
         self,
@@ -92,12 +92,13 @@ class ItemTower(nn.Module):
         content: ItemContent,
         near: Mapping[str, Tensor],
         is_item: Tensor,
+        noise: Generator | None,
     ) -> Tensor:
         """Return (R, D) of ids (R, D) and the content at places (R,), which only items have."""
-        own: Tensor = ids + self._attributes(places, content) * is_item
+        own: Tensor = ids + self._attributes(places, content, noise) * is_item
         if self.fusion is None:
             return own
-        vectors = content.vectors[places] * is_item  # (R, V)
+        vectors = drop(content.vectors[places], self.content_dropout, noise) * is_item  # (R, V)
         inputs = dict(zip(self.names, torch.split(vectors, self.widths, dim=1), strict=True))
         for name, found in near.items():
             mean = neighbour_mean(self.id(found.clamp(min=0)), found)
@@ -116,18 +117,19 @@ class ItemTower(nn.Module):
             self._near = content, dict(zip(self.names, tables, strict=True))
         return self._near[1]
 
-    def _attributes(self, rows: Tensor, content: ItemContent) -> Tensor:
-        words = content.title[rows]  # (R, W), padded with 0, whose embedding is zero
+    def _attributes(self, rows: Tensor, content: ItemContent, noise: Generator | None) -> Tensor:
+        share = self.content_dropout
+        words = hidden(content.title[rows], share, noise)  # (R, W), the embedding of 0 is zero
         out: Tensor = self.title(words).sum(1) / (words > 0).sum(1, keepdim=True).clamp(min=1)
         for column, table in enumerate(self.categorical):
-            out = out + table(content.categorical[rows, column])
+            out = out + table(hidden(content.categorical[rows, column], share, noise))
         for column, table in enumerate(self.multi):
-            codes = content.multi[rows, column]  # (R, K)
+            codes = hidden(content.multi[rows, column], share, noise)  # (R, K)
             present = (codes > 0).sum(1, keepdim=True).clamp(min=1)
             out = out + table(codes).sum(1) / present
         if self.dense is not None:
             dense = content.numeric[rows]
             if self.fusion is None:
                 dense = torch.cat([dense, content.vectors[rows]], dim=1)
-            out = out + self.dense(dense)
+            out = out + self.dense(drop(dense, share, noise))
         return out  # (R, D)

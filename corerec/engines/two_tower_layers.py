@@ -17,6 +17,13 @@ def drop(x: Tensor, share: float, noise: Generator | None) -> Tensor:
     return x * keep / (1 - share)
 
 
+def hidden(codes: Tensor, share: float, noise: Generator | None) -> Tensor:
+    """Return codes with a share of them made 0, missing."""
+    if noise is None or share == 0:
+        return codes
+    return codes * (torch.rand(codes.shape, generator=noise, device=codes.device) >= share)
+
+
 def embedding(
     rows: int, dim: int, scale: float, generator: Generator, padding: bool = False
 ) -> nn.Embedding:

@@ -55,7 +55,10 @@ class Encoded:
 
 
 class Front:
-    """The side of retrieval that knows users and no items; safe to call from several threads."""
+    """The side of retrieval that knows users and no items.
+
+    `encode` and `apply` are called from one thread at a time, `fuse` from any.
+    """
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from corerec.retrieval.merge import among
 from corerec.stages import Bytes8, Int64s, Source
 
 
@@ -62,17 +63,29 @@ def fuse(lists: Int64s, drawn: Turns, *, popular: Int64s, places: int) -> Fused:
     k = lists.shape[1]
     numbers, sources, at = _draw(lists, drawn)
     head = min(len(numbers), k - places)
-    free = np.flatnonzero(~np.isin(popular, numbers[:head]))[:places]
+    free = _free(popular, numbers[:head], places)
     extra = popular[free]
     room = k - head - len(extra)
-    rest = np.arange(head, len(numbers))
-    rest = rest[~np.isin(numbers[rest], extra)][:room]
-    kept = np.concatenate([np.arange(head), rest])
+    kept = np.arange(min(len(numbers), head + room))
+    if room and len(extra):
+        rest = np.arange(head, len(numbers))
+        rest = rest[~among(numbers[rest], extra)][:room]
+        kept = np.concatenate([kept[:head], rest])
     return Fused(
         np.concatenate([numbers[kept], extra]),
         np.concatenate([sources[kept], np.full(len(extra), Source.POPULAR, np.uint8)]),
         np.concatenate([at[kept], lists.size + free]),
     )
+
+
+def _free(popular: Int64s, taken: Int64s, places: int) -> Int64s:
+    """Return the first places of the popular list that are not taken, at most so many."""
+    # Few of them are taken, so its head is enough nearly always.
+    for length in (2 * places, len(popular)):
+        free = np.flatnonzero(~among(popular[:length], taken))[:places]
+        if len(free) == places:
+            break
+    return free
 
 
 def _draw(lists: Int64s, drawn: Turns) -> tuple[Int64s, Bytes8, Int64s]:

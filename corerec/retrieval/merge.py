@@ -18,7 +18,23 @@ POPULAR = "popular"
 
 def best_first(numbers: Int64s, scores: Float32s) -> NDArray[np.int64]:
     """Return the order of items by score, highest first, ties by lower number."""
-    return np.lexsort((numbers, -scores))
+    # What comes is nearly in order, where a stable sort is several times faster than lexsort.
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    if (ordered[1:] == ordered[:-1]).any():
+        return np.lexsort((numbers, -scores))
+    return order
+
+
+def among(numbers: Int64s, others: Int64s) -> NDArray[np.bool_]:
+    """Say which numbers (n,) are among others, in any order; for lists as short as ours."""
+    if not len(others):
+        return np.zeros(len(numbers), np.bool_)
+    ordered = np.sort(others)
+    place = np.searchsorted(ordered, numbers)
+    place[place == len(ordered)] = 0
+    found: NDArray[np.bool_] = ordered[place] == numbers
+    return found
 
 
 def merge(results: Sequence[SearchResult], k: int) -> dict[str, SourceList]:

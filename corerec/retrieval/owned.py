@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corerec.live.arrays import Growing
+from corerec.retrieval.merge import among
 from corerec.stages import Int64s
 
 Mask = NDArray[np.bool_]
@@ -73,5 +74,5 @@ class Eligible:
             found &= inside
             found[inside] &= self.allowed[numbers[inside]]
         if len(self.excluded):
-            found &= ~np.isin(numbers, self.excluded)
+            found &= ~among(numbers, self.excluded)
         return found

@@ -23,7 +23,7 @@ from corerec.engines.protocols import Retriever
 from corerec.errors import InvalidArgument, ReleaseError
 from corerec.features import FeatureSchema
 from corerec.release import Release
-from corerec.retrieval.build import build_index, load_index
+from corerec.retrieval.build import load_index
 from corerec.retrieval.index import ItemIndex
 from corerec.retrieval.options import KINDS
 from corerec.stages import Float32s, Int64s, Source, UserContext
@@ -110,13 +110,11 @@ class IndexedVectors:
             return self
         if self.shards != 1:
             raise InvalidArgument(f"only a whole source can be cut, got one of {self.shards}")
-        vectors = np.ascontiguousarray(self.vectors[shard::shards])
-        numbers = np.arange(shard, len(self.vectors), shards, dtype=np.int64)
         return IndexedVectors(
             kind=self.kind,
             source=self.source,
-            vectors=vectors,
-            index=build_index(vectors, numbers, model_id=self.model_id),
+            vectors=np.ascontiguousarray(self.vectors[shard::shards]),
+            index=self.index.shard(shard, shards),
             model_id=self.model_id,
             weight=self.weight,
             shard=shard,
@@ -221,8 +219,8 @@ def load_vectors(
     """
     model_id = read_model_id(release.file(f"{kind}.json"))
     path, header = (release.file(name) for name in index_files(kind))
-    index = load_index(path, header, model_id=model_id)
     vectors = load_file(release.file(vectors_file(kind)))["vectors"]
+    index = load_index(path, header, model_id=model_id, vectors=vectors)
     expected = (schema.item_count, index.info.dim)
     if vectors.shape != expected or index.info.count != schema.item_count:
         raise ReleaseError(

@@ -1,4 +1,8 @@
-"""VectorSearch: one model's items of a shard; finds the nearest and scores any of them exactly."""
+"""VectorSearch: one model's items of a shard; finds the nearest and scores any of them exactly.
+
+Every index scores what it found by the vectors themselves, a pair at a time, so scores do not
+depend on how items are sharded.
+"""
 
 # B queries, k items wanted, n items found, D width
 
@@ -9,24 +13,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from corerec.errors import InvalidArgument
-from corerec.retrieval.merge import best_first
 from corerec.retrieval.owned import Mask
 from corerec.retrieval.sources import IndexedVectors
 from corerec.retrieval.vectors import ItemVectors
 from corerec.stages import Float32s, Int64s
 
-_MARGIN = 16
-"""So many more than k are asked of the index: what it rounds otherwise may stand at the edge."""
-_WIDER = 1024
-"""So many more are asked where the margin does not separate the k-th from what was not found."""
-_ROUNDING = 2e-6
-"""How far an index's score may be from the exact one, as a share of the lengths' product."""
-
 Found = tuple[Int64s, Float32s]
 
 
 class VectorSearch:
-    """Searches the vectors of one model; scores do not depend on how items are sharded."""
+    """Searches the vectors of one model."""
 
     def __init__(self, source: IndexedVectors) -> None:
         self.kind, self.source, self.weight = source.kind, source.source, source.weight
@@ -53,17 +49,11 @@ class VectorSearch:
         Shapes: queries (B, D); excluded, one array a query; allowed, a mask by item number;
         returns (n,) and (n,) a query, n <= k.
         """
-        numbers, scores = self._ask(queries, k + _MARGIN, excluded, allowed)
-        found = []
-        for row, query in enumerate(queries):
-            own = self._cut(query, numbers[row], scores[row], k)
-            if own is None:
-                one = slice(row, row + 1)
-                again = self._ask(queries[one], k + _WIDER, excluded[one], allowed)
-                own = self._cut(query, again[0][0], again[1][0], k, accept=True)
-            assert own is not None
-            found.append(own)
-        return found
+        numbers, scores = self._index.search(
+            queries, k, excluded, allowed=allowed, model_id=self._model_id
+        )
+        sizes = np.count_nonzero(numbers >= 0, axis=1).tolist()
+        return [(numbers[row, :size], scores[row, :size]) for row, size in enumerate(sizes)]
 
     def weighted(self, dots: Float32s) -> Float32s:
         """Return dot products as parts of candidates' scores."""
@@ -91,26 +81,3 @@ class VectorSearch:
     def maintain(self) -> bool:
         """Merge a little of what came into the main index; True while there is more."""
         return bool(self._index.maintain())
-
-    def _ask(
-        self, queries: Float32s, k: int, excluded: Sequence[Int64s], allowed: Mask | None
-    ) -> Found:
-        if allowed is None:
-            return self._index.search(queries, k, excluded, model_id=self._model_id)
-        return self._index.search(queries, k, excluded, allowed=allowed, model_id=self._model_id)
-
-    def _cut(
-        self, query: Float32s, numbers: Int64s, scores: Float32s, k: int, *, accept: bool = False
-    ) -> Found | None:
-        """Return the exact best k of what an index found; None when others may be among them."""
-        there = numbers >= 0
-        everything = not there.all()
-        numbers = numbers[there]
-        dots = self.vectors.dots(query, numbers)
-        order = best_first(numbers, dots)[:k]
-        if not (everything or accept):
-            # What was not found has at most the last score that was.
-            slack = _ROUNDING * self.vectors.longest * float(np.linalg.norm(query))
-            if dots[order[-1]] <= scores[-1] + slack:
-                return None
-        return numbers[order], dots[order]

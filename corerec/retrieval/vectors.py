@@ -4,15 +4,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 from numpy.typing import NDArray
 
 from corerec.live.arrays import Growing
+from corerec.retrieval.stores.exact import score_rows
 from corerec.stages import Float32s, Int64s
 
-_BLOCK = 1 << 16
 _NONE = -1
 
 
@@ -35,20 +33,22 @@ class ItemVectors:
         """Width D."""
         return int(self._base.shape[1])
 
-    @cached_property
-    def longest(self) -> float:
-        """Length of the longest vector of the release."""
-        blocks = (self._base[start : start + _BLOCK] for start in range(0, len(self._base), _BLOCK))
-        squares = (float(np.einsum("nd,nd->n", own, own).max()) for own in blocks)
-        return float(np.sqrt(max(squares, default=0.0)))
-
     def dots(self, query: Float32s, numbers: Int64s) -> Float32s:
         """Return the dot products (n,) of a query (D,) with items (n,) of this shard.
 
-        Their bits depend on nothing but the two vectors: not on the place of a row, as those of a
-        matrix product do. So shards can be merged exactly.
+        Their bits are those that an index gives, and depend on nothing but the two vectors: not on
+        the place of a row, as those of a matrix product do. So shards can be merged exactly.
         """
-        found: Float32s = np.einsum("nd,d->n", self.take(numbers), query)
+        rows = numbers // self._shards
+        if self._places is None and (not len(rows) or rows.max() < len(self._base)):
+            return _dots(self._base, query, rows)
+        places = self._place(rows)
+        found = np.empty(len(rows), np.float32)
+        later, none = places >= len(self._base), places == _NONE
+        trained = ~(later | none)
+        found[trained] = _dots(self._base, query, places[trained])
+        found[later] = _dots(self._later.values, query, places[later] - len(self._base))
+        found[none] = _dots(self._mean[None], query, np.zeros(1, np.int64))[0]
         return found
 
     def take(self, numbers: Int64s) -> Float32s:
@@ -93,3 +93,8 @@ class ItemVectors:
         if not len(self._places):
             return np.full(len(rows), _NONE, np.int64)
         return np.where(inside, self._places.values[np.where(inside, rows, 0)], _NONE)
+
+
+def _dots(matrix: Float32s, query: Float32s, rows: Int64s) -> Float32s:
+    found: Float32s = score_rows(matrix, query[None], rows[None], "ip")[0]
+    return found

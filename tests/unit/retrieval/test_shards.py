@@ -15,6 +15,8 @@ from corerec.features import FeatureSchema, UserIndex
 from corerec.release import Release
 from corerec.retrieval.build import build_index
 from corerec.retrieval.front import Front
+from corerec.retrieval.index import IndexConfig
+from corerec.retrieval.merge import merge
 from corerec.retrieval.options import RetrievalOptions
 from corerec.retrieval.popular import PopularList
 from corerec.retrieval.shard import ShardCore
@@ -140,6 +142,57 @@ def test_flat_shards_give_the_bits_that_one_gives(
                 assert np.array_equal(scores, other.found_by[source], equal_nan=True)
 
 
+@pytest.mark.parametrize("shards", [2, 4])
+def test_shards_that_share_centres_find_what_one_finds(shards: int) -> None:
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(6_000, 24)).astype(np.float32)
+    config = IndexConfig(flat_below=1, recall_at=50, target_recall=0.9)
+    index = build_index(vectors, model_id="two_tower", config=config)
+    assert index.info.kind == "ivf-flat"
+    source = IndexedVectors(
+        kind="two_tower",
+        source=Source.TWO_TOWER,
+        vectors=vectors,
+        index=index,
+        model_id="two_tower",
+    )
+    popular = PopularList(np.empty(0, np.int64), np.empty(0, np.float32))
+    entries = [
+        SearchEntry(queries={"two_tower": query}, k=50, excluded=rng.integers(0, 6_000, 20))
+        for query in rng.normal(size=(40, 24)).astype(np.float32)
+    ]
+    whole = ShardCore(release="r", sources=[source], popular=popular, item_count=6_000)
+    parts = [
+        ShardCore(
+            release="r",
+            sources=[source.of_shard(shard, shards)],
+            popular=popular,
+            item_count=6_000,
+            shard=shard,
+            shards=shards,
+        ).run(entries)
+        for shard in range(shards)
+    ]
+    hits, equal = {1: 0, shards: 0}, 0
+    for row, (entry, one) in enumerate(zip(entries, whole.run(entries), strict=True)):
+        assert isinstance(one, SearchResult)
+        joined = merge([part[row] for part in parts], 50)["two_tower"]  # type: ignore[misc]
+        alone = one.lists[0]
+        exact = vectors @ entry.queries["two_tower"]
+        exact[entry.excluded] = -np.inf
+        best = np.argsort(-exact)[:50]
+        hits[1] += len(np.intersect1d(best, alone.numbers))
+        hits[shards] += len(np.intersect1d(best, joined.numbers))
+        # What one finds, its parts find too; a part that looks further may find better ones.
+        assert (joined.scores >= alone.scores).all()
+        if np.array_equal(joined.numbers, alone.numbers):
+            equal += 1
+            assert np.array_equal(joined.scores, alone.scores)
+    assert equal >= 36
+    assert hits[1] / 2_000 >= 0.85
+    assert hits[shards] >= hits[1]
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31), count=st.integers(1, 900), k=st.integers(1, 300))
 def test_each_list_of_a_shard_is_the_best_of_its_items_by_brute_force(
@@ -155,15 +208,18 @@ def test_each_list_of_a_shard_is_the_best_of_its_items_by_brute_force(
     assert isinstance(result, SearchResult)
     mine = np.setdiff1d(np.arange(1, count, 3), out)
     exact = {
-        source.kind: np.einsum("nd,d->n", source.vectors[mine], queries[source.kind])
-        for source in sources
+        source.kind: source.vectors.astype(np.float64) @ queries[source.kind] for source in sources
     }
-    total = sum(WEIGHTS[kind] * scores.astype(np.float64) for kind, scores in exact.items())
+    total = sum(WEIGHTS[kind] * scores for kind, scores in exact.items())
     for found in result.lists[:-1]:
-        order = np.lexsort((mine, -exact[found.kind]))[:k]
-        assert np.array_equal(found.numbers, mine[order])
-        assert np.array_equal(found.scores, exact[found.kind][order])
-        assert np.allclose(found.totals, total[order], atol=1e-5)
+        best = np.sort(exact[found.kind][mine])[::-1][:k]
+        assert np.isin(found.numbers, mine).all()
+        assert len(np.unique(found.numbers)) == len(found.numbers) == len(best)
+        assert np.allclose(found.scores, best, atol=1e-5)
+        assert np.allclose(exact[found.kind][found.numbers], best, atol=1e-5)
+        order = np.lexsort((found.numbers, -found.scores))
+        assert np.array_equal(order, np.arange(len(order)))  # ties by lower number
+        assert np.allclose(found.totals, total[found.numbers], atol=1e-5)
     listed = {int(n): float(s) for n, s in zip(popular.numbers, popular.scores, strict=True)}
     expected = sorted((n for n in mine.tolist() if n in listed), key=lambda n: (-listed[n], n))[:k]
     assert result.lists[-1].kind == "popular"

@@ -106,11 +106,15 @@ class Database:
 
     def close(self) -> None:
         """Close both connections; a second call does nothing."""
-        with self._turns.lock, self._read_lock:
-            if not self._closed:
-                self._closed = True
-                self._reader.close()
-                self._writer.close()
+        self._turns.acquire(-1)
+        try:
+            with self._read_lock:
+                if not self._closed:
+                    self._closed = True
+                    self._reader.close()
+                    self._writer.close()
+        finally:
+            self._turns.release()
 
     def _connect(self) -> sqlite3.Connection:
         link = sqlite3.connect(
@@ -179,12 +183,14 @@ class Database:
 
     @contextmanager
     def _held_to_write(self) -> Iterator[None]:
-        if not self._turns.lock.acquire(timeout=self._busy_seconds):
-            raise Unavailable(self._no_turn("write"))
+        try:
+            self._turns.acquire(self._busy_seconds)
+        except TimeoutError:
+            raise Unavailable(self._no_turn("write")) from None
         try:
             yield
         finally:
-            self._turns.lock.release()
+            self._turns.release()
 
     def _no_turn(self, what: str) -> str:
         return f"store {self.path}: no turn to {what} within {self._busy_seconds} s; try again"

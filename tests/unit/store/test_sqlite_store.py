@@ -287,7 +287,7 @@ def _in_one_group(store: SqliteStore, writes: list[Callable[[], object]]) -> lis
     with store._database.writing(commit=False):
         for thread in threads:
             thread.start()
-        while len(store._database._turns._waiting) < len(writes):
+        while store._database._turns.waiting() < len(writes):
             time.sleep(0.001)
     for thread in threads:
         thread.join()

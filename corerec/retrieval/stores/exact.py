@@ -24,6 +24,7 @@ _LOW = np.int64(0xFFFFFFFF)
 _SIGN = np.int32(0x7FFFFFFF)
 _PRODUCT = 1 << 25
 """Most scores of one product, 128 MiB."""
+_TIED = 4096
 _ROUNDING = 2.0**-24
 
 
@@ -50,7 +51,7 @@ def order(numbers: Int64s, scores: Float32s, k: int) -> tuple[Int64s, Float32s]:
     Shapes: numbers, scores (B, K), -1 and -inf for none; returns two (B, k), padded likewise.
     """
     width = numbers.shape[1]
-    if width and numbers.max() >= _LOW:
+    if numbers.size and numbers.max() >= _LOW:
         places = np.lexsort((numbers, -scores), axis=1)[:, :k]
         numbers = np.take_along_axis(numbers, places, 1)
         scores = np.take_along_axis(scores, places, 1)
@@ -101,10 +102,10 @@ class Rows:
 
         Shapes: queries (B, D); blocked, rows that no query may find; excluded, rows a query.
         """
-        numbers = np.full((len(queries), k), -1, np.int64)
-        scores = np.full((len(queries), k), -np.inf, np.float32)
         if not len(self.numbers):
-            return numbers, scores
+            scores = np.full((len(queries), k), -np.inf, np.float32)
+            return np.full((len(queries), k), -1, np.int64), scores
+        found = []
         step = max(1, _PRODUCT // len(self.numbers))
         for start in range(0, len(queries), step):
             some = queries[start : start + step]
@@ -113,17 +114,27 @@ class Rows:
                     line[blocked] = -np.inf
                 if excluded is not None and len(excluded[i]):
                     line[excluded[i]] = -np.inf
-                rows = near_best(line, min(k, len(line)), self.margin(queries[i]))
-                numbers[i], scores[i] = self.choose(queries[i], rows, k)
-        return numbers, scores
+                found.append(near_best(line, min(k, len(line)), self.margin(queries[i])))
+        return self._finish(queries, k, found)
 
-    def choose(self, query: Float32s, rows: Int64s, k: int) -> tuple[Int64s, Float32s]:
-        """Return the k best of some rows (K,) of a query (D,), -1 for none."""
-        scores = score_rows(self.matrix, query[None], rows[None], self.metric)
-        numbers = self.numbers[rows]
-        numbers[rows < 0] = -1
-        best, values = order(numbers[None], scores, k)
-        return best[0], values[0]
+    def _finish(self, queries: Float32s, k: int, found: list[Int64s]) -> tuple[Int64s, Float32s]:
+        """Return the k best of each query's own rows."""
+        width = max((len(rows) for rows in found), default=0)
+        if width > _TIED + 2 * k and len(found) > 1:  # many equal scores: no room for all at once
+            each = [self._finish(queries[i : i + 1], k, [rows]) for i, rows in enumerate(found)]
+            return np.vstack([own[0] for own in each]), np.vstack([own[1] for own in each])
+        if len(found) == 1:
+            return self.choose(queries, found[0][None], k)
+        rows = np.full((len(found), width), -1, np.int64)
+        for line, own in zip(rows, found, strict=True):
+            line[: len(own)] = own
+        return self.choose(queries, rows, k)
+
+    def choose(self, queries: Float32s, rows: Int64s, k: int) -> tuple[Int64s, Float32s]:
+        """Return the k best of each query's rows (B, K), -1 for none, as numbers and scores."""
+        scores = score_rows(self.matrix, queries, rows, self.metric)
+        numbers = np.where(rows < 0, -1, self.numbers[rows])
+        return order(numbers, scores, k)
 
     def _product(self, queries: Float32s) -> Float32s:
         """Return scores (B, n) up to rounding, and for L2 up to the query's own length."""

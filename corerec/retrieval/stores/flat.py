@@ -236,17 +236,16 @@ class FlatStore:
         wanted = min(k + most + _SLACK, self._count)
         kind = faiss.METRIC_L2 if self._metric == "l2" else faiss.METRIC_INNER_PRODUCT
         values, found = faiss.knn(queries, rows.matrix, wanted, metric=kind)
-        numbers = np.empty((len(queries), k), np.int64)
-        scores = np.empty((len(queries), k), np.float32)
-        for i, line in enumerate(found):
-            if excluded is not None and len(excluded[i]):
-                line = np.where(np.isin(line, excluded[i]), -1, line)
-            numbers[i], scores[i] = rows.choose(queries[i], line, k)
-            last = -values[i, -1] if self._metric == "l2" else values[i, -1]
+        if excluded is not None:
+            for line, own in zip(found, excluded, strict=True):
+                line[np.isin(line, own)] = -1
+        numbers, scores = rows.choose(queries, found, k)
+        if wanted == self._count:
+            return numbers, scores
+        last = -values[:, -1] if self._metric == "l2" else values[:, -1]
+        for i, query in enumerate(queries):
             # Equal scores may go on beyond what was asked for: then all of them are looked at.
-            if wanted < self._count and scores[i, -1] - rows.margin(queries[i]) <= last:
-                own = [excluded[i]] if excluded is not None else None
-                numbers[i : i + 1], scores[i : i + 1] = rows.search(
-                    queries[i : i + 1], k, None, own
-                )
+            if scores[i, -1] - rows.margin(query) <= last[i]:
+                out = [excluded[i]] if excluded is not None else None
+                numbers[i : i + 1], scores[i : i + 1] = rows.search(query[None], k, None, out)
         return numbers, scores

@@ -87,7 +87,7 @@ class AnnoyStore(FlatStore):
             if live is not None:
                 found = found[live[found]]
             found = found[~np.isin(found, own)]
-            numbers[i], scores[i] = rows.choose(query, found, k)
+            numbers[i : i + 1], scores[i : i + 1] = rows.choose(query[None], found[None], k)
             if len(found) < min(k, count - len(own)):
                 some = [excluded[i]] if excluded is not None else None
                 numbers[i : i + 1], scores[i : i + 1] = super().search(

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from corerec.live.content import KIND, ContentSide, EncodedItems
-from corerec.live.snapshot import read_position, read_snapshot
-from corerec.release import Release
 from corerec.retrieval.filters import AttributeTable
 from corerec.retrieval.shard_search import ShardSearch
 from corerec.stages import Float32s, Int64s
@@ -44,23 +42,15 @@ class ShardChanges:
         self.refused = 0
         """Items that could not be encoded."""
 
-    def restore(self, release: Release) -> None:
-        """Take the changes that a release holds; its indexes were built with them."""
-        for part in read_snapshot(release):
-            self._take(part, None, indexed=True)
-        self.position = max(self.position, read_position(release))
-
     def apply(self, changes: Sequence[ItemChange], encoded: EncodedItems | None) -> None:
         """Take changes, those up to `position` not again."""
         fresh = [change for change in changes if change.position > self.position]
         if not fresh:
             return
-        self._take(fresh, encoded, indexed=False)
+        self._take(fresh, encoded)
         self.position = fresh[-1].position
 
-    def _take(
-        self, changes: Sequence[ItemChange], encoded: EncodedItems | None, *, indexed: bool
-    ) -> None:
+    def _take(self, changes: Sequence[ItemChange], encoded: EncodedItems | None) -> None:
         if self._attributes is not None:
             # All of them: a name that one shard knows can be asked of every shard.
             self._attributes.apply(changes)
@@ -78,11 +68,10 @@ class ShardChanges:
         numbers, vectors = self._encode(own, there, encoded)
         for source in self._vectors:
             if source.kind == KIND and len(numbers):
-                source.upsert(numbers, vectors, indexed=indexed)
-            if not indexed:
-                source.remove(gone)
-                known = numbers if source.kind == KIND else numbers[:0]
-                source.restore(back[~np.isin(back, known)])
+                source.upsert(numbers, vectors)
+            source.remove(gone)
+            known = numbers if source.kind == KIND else numbers[:0]
+            source.restore(back[~np.isin(back, known)])
         for lists in self._lists:
             lists.apply(own)
         self._popular.forget()

@@ -13,6 +13,7 @@ import numpy as np
 from corerec.errors import CoreRecError
 from corerec.features import FeatureSchema, UserIndex
 from corerec.live.content import ContentSide
+from corerec.live.snapshot import read_snapshot
 from corerec.release import Release
 from corerec.retrieval.changes import encode_changes
 from corerec.retrieval.filters import AttributeTable
@@ -152,8 +153,8 @@ class RetrievalCore:
             cache_seconds=cache_seconds,
             probe_share=probe_share,
         )
-        core.front.restore(release)
-        core.shard.restore(release)
+        for changes in read_snapshot(release):
+            core.apply(changes)
         return core
 
     @property

@@ -13,6 +13,7 @@ import numpy as np
 from corerec.errors import CoreRecError, InvalidArgument
 from corerec.features import FeatureSchema, UserIndex
 from corerec.live.content import ContentSide, EncodedItems
+from corerec.live.snapshot import read_snapshot
 from corerec.release import Release
 from corerec.retrieval.check import check_history, check_where
 from corerec.retrieval.fusion import Fusion, timings_of
@@ -129,7 +130,8 @@ class Front:
             threads=threads,
             cache_seconds=cache_seconds,
         )
-        front.restore(release)
+        for changes in read_snapshot(release):
+            front.apply(changes)
         return front
 
     @property
@@ -213,10 +215,6 @@ class Front:
         has them already. Not while another thread encodes.
         """
         self._queries.apply(changes, encoded)
-
-    def restore(self, release: Release) -> None:
-        """Take the changes that a release holds."""
-        self._queries.restore(release)
 
     def _fault(self, entry: RetrieveEntry) -> CoreRecError | None:
         try:

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from corerec.live.content import KIND, ContentSide, EncodedItems
-from corerec.live.snapshot import read_position, read_snapshot
-from corerec.release import Release
 from corerec.retrieval.cache import QueryCache
 from corerec.retrieval.changes import encode_changes
 from corerec.retrieval.sources import UserEncoder
@@ -72,12 +70,6 @@ class UserQueries:
         if fresh:
             self._take(fresh, encoded)
             self.position = fresh[-1].position
-
-    def restore(self, release: Release) -> None:
-        """Take the changes that a release holds."""
-        for part in read_snapshot(release):
-            self._take(part, None)
-        self.position = max(self.position, read_position(release))
 
     def _take(self, changes: Sequence[ItemChange], encoded: EncodedItems | None) -> None:
         if self._content is None or not self._content.has_tower:

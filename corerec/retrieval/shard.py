@@ -11,6 +11,7 @@ import numpy as np
 from corerec.errors import CoreRecError, InvalidArgument
 from corerec.features import FeatureSchema
 from corerec.live.content import ContentSide, EncodedItems
+from corerec.live.snapshot import read_snapshot
 from corerec.release import Release
 from corerec.retrieval.ask import Asker
 from corerec.retrieval.changes import ShardChanges
@@ -114,7 +115,8 @@ class ShardCore:
             threads=threads,
             probe_share=probe_share,
         )
-        core.restore(release)
+        for changes in read_snapshot(release):
+            core.apply(changes)
         return core
 
     @property
@@ -134,13 +136,15 @@ class ShardCore:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How often lists and masks were kept ones, sources were late, and items refused."""
+        """How often lists and masks were kept ones, sources were late and items refused; and how
+        many items wait to be merged."""
         own = self._search
         found = {"popular_hits": own.popular.hits, "popular_misses": own.popular.misses}
         if self._attributes is not None:
             found |= {"mask_hits": self._attributes.hits, "mask_misses": self._attributes.misses}
         found |= {f"{kind}_late": count for kind, count in own.asker.late.items()}
-        return found | {"items_refused": self._changes.refused}
+        pending = sum(vectors.pending for vectors in own.vectors)
+        return found | {"items_refused": self._changes.refused, "delta_items": pending}
 
     def check(self, entry: SearchEntry) -> None:
         """Raise InvalidArgument when the entry breaks a rule."""
@@ -211,10 +215,6 @@ class ShardCore:
         """
         self._search.asker.settle()
         self._changes.apply(changes, encoded)
-
-    def restore(self, release: Release) -> None:
-        """Take the changes that a release holds; its indexes have them already."""
-        self._changes.restore(release)
 
     def maintain(self) -> bool:
         """Merge a little of what came into the main indexes; True while there is more."""

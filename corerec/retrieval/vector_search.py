@@ -59,14 +59,10 @@ class VectorSearch:
         """Return dot products as parts of candidates' scores."""
         return dots if self.weight == 1 else dots * np.float32(self.weight)
 
-    def upsert(self, numbers: Int64s, vectors: Float32s, *, indexed: bool = False) -> None:
-        """Give items (n,) of the shard, each once, their vectors (n, D).
-
-        `indexed` says that the index has them so already.
-        """
+    def upsert(self, numbers: Int64s, vectors: Float32s) -> None:
+        """Give items (n,) of the shard, each once, their vectors (n, D)."""
         self.vectors.put(numbers, vectors)
-        if not indexed:
-            self._index.upsert(numbers, np.ascontiguousarray(vectors, np.float32))
+        self._index.upsert(numbers, np.ascontiguousarray(vectors, np.float32))
 
     def remove(self, numbers: Int64s) -> None:
         """Never find these items again, until they come back."""
@@ -77,6 +73,11 @@ class VectorSearch:
         there = numbers[self.vectors.has(numbers)]
         if len(there):
             self._index.upsert(there, self.vectors.take(there))
+
+    @property
+    def pending(self) -> int:
+        """Items that are searched beside the main index."""
+        return self._index.pending
 
     def maintain(self) -> bool:
         """Merge a little of what came into the main index; True while there is more."""

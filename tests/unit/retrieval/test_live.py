@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corerec.live.content import ContentSide
+from corerec.live.rebuild import rebuild
 from corerec.live.rows import items_of
 from corerec.release import Release
 from corerec.retrieval import RetrievalCore, RetrievalOptions
@@ -26,6 +27,7 @@ from corerec.stages import (
     SearchResult,
     UserContext,
 )
+from corerec.store import SqliteStore
 from corerec.store.catalogue import Item, ItemChange
 
 ITEMS, K = 500, 60
@@ -207,6 +209,34 @@ def test_live_items_count_in_the_query_of_whoever_has_them(
     # Who has nothing but unknown items is cold; who has a live one is not.
     assert (nobody.candidates.sources == 2).all()
     assert (somebody.candidates.sources == 1).sum() >= 25
+
+
+def test_a_rebuilt_release_begins_where_its_changes_end(
+    tiny_release: Path, items: list[Item], tmp_path: Path
+) -> None:
+    release = Release.open(tiny_release)
+    store = SqliteStore(tmp_path / "store.db")
+    store.seed(release)
+    store.upsert_items([replace(items[row], item_id=f"new{row}") for row in range(40)])
+    store.upsert_items([replace(items[7], item_id=items[20].item_id)])
+    store.delete_items([items[3].item_id, "new5"])
+    made = Release.open(rebuild(release, store, tmp_path / "out").path)
+    store.upsert_items([replace(items[9], item_id="later")])
+    changes = store.changes(0)
+    followed = RetrievalCore.load(release, config=OPTIONS)
+    followed.apply(changes)
+    loaded = RetrievalCore.load(made, config=OPTIONS)
+    assert loaded.position == made.info["catalogue_position"] > 0
+    loaded.apply(changes)  # those that it has are skipped
+    assert loaded.position == followed.position == store.position()
+    for user in (_user(3, 40, 17), _user(ITEMS + 2, ITEMS + 30), UserContext()):
+        entry = RetrieveEntry(user=user, k=100)
+        (one,), (other,) = followed.run([entry]), loaded.run([entry])
+        assert isinstance(one, RetrieveResult)
+        assert isinstance(other, RetrieveResult)
+        assert np.allclose(one.candidates.scores, other.candidates.scores, atol=1e-5)
+        assert len(np.setdiff1d(one.candidates.numbers, other.candidates.numbers)) <= 1
+    store.close()
 
 
 def test_shards_that_follow_the_catalogue_find_what_one_finds(

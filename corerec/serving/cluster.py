@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,9 @@ from corerec.errors import Unavailable
 from corerec.serving.deployment_file import DeploymentFile
 from corerec.serving.local import gateway_config
 from gateway.config import GatewayConfig
-from retrieval_svc.config import RetrievalConfig
+from ranking_svc.config import RankingConfig
+from rerank_svc.config import RerankConfig
+from retrieval_svc.config import RetrievalConfig, ShardConfig
 from retrieval_svc.shard import shard_name
 
 Progress = Callable[[str], None]
@@ -62,7 +65,7 @@ class Cluster:
         # Replicas run in other directories and read the tables again: paths go absolute.
         address = store_address(store)
         tables = {
-            name: {"store": address, **table}
+            name: {**table, "store": store_address(str(table.get("store") or store))}
             for name, table in file.tables.items()
             if name != "gateway"
         }
@@ -74,12 +77,13 @@ class Cluster:
             tables["rerank"]["rules"] = str(Path(tables["rerank"]["rules"]).resolve())
         self._tables = tables
         self._shards = file.config(RetrievalConfig, "retrieval").shards
+        self._cpus = _cpus(file, gateway, self._shards)
         self._endpoints: dict[str, Any] = {}
 
     async def start(self, progress: Progress) -> None:
         """Return when every stage runs and the gateway answers. Raises Unavailable otherwise."""
         progress("starting Ray")
-        await asyncio.to_thread(_start_ray)
+        await asyncio.to_thread(_start_ray, self._cpus)
         from ray import serve
 
         from corerec.serving.ray_glue import ServeEndpoints
@@ -156,7 +160,18 @@ class Cluster:
         await asyncio.to_thread(_stop_ray)
 
 
-def _start_ray() -> None:
+def _cpus(file: DeploymentFile, gateway: GatewayConfig, shards: int) -> float:
+    """Return the CPUs that all replicas together ask Ray for."""
+    stages = (
+        file.config(RetrievalConfig, "retrieval"),
+        file.config(RankingConfig, "ranking"),
+        file.config(RerankConfig, "rerank"),
+        *[file.config(ShardConfig, "shard")] * (shards if shards > 1 else 0),
+    )
+    return sum(config.replicas * config.cpus for config in (gateway, *stages))
+
+
+def _start_ray(cpus: float) -> None:
     from corerec.serving.ray_environment import ENVIRONMENT
 
     # Ray's own processes inherit the environment of the one that starts them.
@@ -165,7 +180,8 @@ def _start_ray() -> None:
         from ray import serve
 
         ray.init(
-            num_cpus=max(4, os.cpu_count() or 1),  # stages share cores: see [*] cpus
+            # Stages share cores, see [*] cpus; a rolling update needs as much again.
+            num_cpus=max(4, os.cpu_count() or 1, math.ceil(2 * cpus)),
             include_dashboard=False,
             log_to_driver=False,
             configure_logging=False,

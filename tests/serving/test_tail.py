@@ -17,7 +17,7 @@ from corerec.serving.budget import Budget
 from corerec.serving.metrics import Metrics
 from corerec.serving.tail import LiveCore, Tailer
 from corerec.stages import RankEntry, Source, UserContext
-from corerec.store import Item, ItemChange, SqliteStore
+from corerec.store import Event, Item, ItemChange, SqliteStore
 from tests.serving.fakes import FakeRank, Faults, columns
 
 EVERY = 0.02
@@ -186,4 +186,19 @@ async def test_a_core_that_breaks_on_changes_answers_on(tmp_path: Path) -> None:
     await running.batcher.call(entry(), Budget(2))
     broken.clear()
     await until(lambda: len(running.core.items) == 1)
+    await running.close()
+
+
+async def test_events_reach_a_core_that_wants_them(tmp_path: Path) -> None:
+    running = Running(tmp_path / "s.db")
+    numbers = [c.number for c in running.writer.upsert_items(items(0, 3))]
+    event = Event(user_id="u", item_id="n0", item_number=numbers[0], time_micros=5)
+    running.writer.append_events([event])
+    await running.tailer.catch_up()
+    assert running.core.events == [[numbers[0], 5]]
+    running.tailer.start()
+    more = [Event(user_id="u", item_id="n2", item_number=numbers[2], time_micros=t) for t in (7, 6)]
+    running.writer.append_events(more)
+    await until(lambda: len(running.core.events) == 3)
+    assert running.core.events[1:] == [[numbers[2], 7], [numbers[2], 6]]
     await running.close()

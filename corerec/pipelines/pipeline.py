@@ -23,7 +23,7 @@ from corerec.pipelines.write import Own, Trained, write_release
 from corerec.ranking.model import RankingModelConfig
 from corerec.release import Release
 from corerec.rerank import RerankRules
-from corerec.retrieval.options import KINDS
+from corerec.retrieval.options import KINDS, LISTS
 from corerec.stages import UserContext
 
 _RANKERS = ("dcn", "dlrm")
@@ -224,7 +224,9 @@ class RecommendationPipeline:
             bpr = isinstance(model.training, BprFitConfig)
             fit = "matrix_factorization_bpr" if bpr else f"{kind}_fit"
             changes |= {kind: model.config, fit: model.training}
-        changes["retrieval"] = replace(config.retrieval, quotas=_quotas(self._places))
+        lists = {kind: own for kind, own in config.retrieval.quotas.items() if kind in LISTS}
+        quotas = lists | _quotas(self._places)
+        changes["retrieval"] = replace(config.retrieval, quotas=quotas)
         if self._ranker is not None and getattr(self._ranker, "kind", None) in _RANKERS:
             changes["ranking"] = _ranking(self._ranker, config.ranking)
             ranker = None

@@ -1,7 +1,7 @@
 """VectorSearch: one model's items of a shard; finds the nearest and scores any of them exactly.
 
-Every index scores what it found by the vectors themselves, a pair at a time, so scores do not
-depend on how items are sharded.
+What an index found is scored by the vectors themselves, a pair at a time, by the index where it
+has them, so scores do not depend on how items are sharded.
 """
 
 # B queries, k items wanted, n items found, D width
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from corerec.errors import InvalidArgument
+from corerec.retrieval.merge import best_first
 from corerec.retrieval.owned import Mask
 from corerec.retrieval.sources import IndexedVectors
 from corerec.retrieval.vectors import ItemVectors
@@ -30,6 +31,9 @@ class VectorSearch:
             source.vectors, source.mean_vector(), source.shard, source.shards
         )
         self._index, self._model_id = source.index, source.model_id
+        spec = source.index.store.spec
+        # Codes alone: the index's scores are not those of the vectors.
+        self._coded = spec.is_lists and not spec.is_refined and spec.kind != "ivf-flat"
 
     def check(self, query: Float32s) -> None:
         """Raise InvalidArgument unless a query is (D,) float32 and finite."""
@@ -53,7 +57,10 @@ class VectorSearch:
             queries, k, excluded, allowed=allowed, model_id=self._model_id
         )
         sizes = np.count_nonzero(numbers >= 0, axis=1).tolist()
-        return [(numbers[row, :size], scores[row, :size]) for row, size in enumerate(sizes)]
+        found = [(numbers[row, :size], scores[row, :size]) for row, size in enumerate(sizes)]
+        if not self._coded:
+            return found
+        return [self._exact(query, own[0]) for query, own in zip(queries, found, strict=True)]
 
     def weighted(self, dots: Float32s) -> Float32s:
         """Return dot products as parts of candidates' scores."""
@@ -82,3 +89,9 @@ class VectorSearch:
     def maintain(self) -> bool:
         """Merge a little of what came into the main index; True while there is more."""
         return bool(self._index.maintain())
+
+    def _exact(self, query: Float32s, numbers: Int64s) -> Found:
+        """Return items with their dot products, in that order."""
+        dots = self.vectors.dots(query, numbers)
+        order = best_first(numbers, dots)
+        return numbers[order], dots[order]

@@ -13,10 +13,11 @@ from corerec.release import Release
 from corerec.retrieval import RetrievalCore, RetrievalOptions
 from corerec.retrieval.build import build_index
 from corerec.retrieval.filters import AttributeTable
-from corerec.retrieval.index import IndexConfig
+from corerec.retrieval.index import IndexConfig, IndexInfo, ItemIndex
 from corerec.retrieval.popular import PopularList
 from corerec.retrieval.shard import ShardCore
 from corerec.retrieval.sources import IndexedVectors
+from corerec.retrieval.stores import IndexSpec, create_index
 from corerec.stages import (
     Predicate,
     RetrieveEntry,
@@ -125,6 +126,29 @@ def test_a_batch_of_several_conditions_answers_as_each_alone(table: Path) -> Non
         for one, other in zip(result.lists, alone.lists, strict=True):
             assert np.array_equal(one.numbers, other.numbers)
             assert np.array_equal(one.scores, other.scores)
+
+
+def test_what_codes_alone_find_is_scored_by_the_vectors() -> None:
+    vectors = _units(3_000, 0)
+    store = create_index("faiss", "ip", dim=DIM, spec=IndexSpec(kind="ivf-sq8", nprobe=16))
+    store.add(np.arange(3_000), vectors)
+    info = IndexInfo(kind="ivf-sq8", dim=DIM, count=3_000, model_id="m")
+    source = IndexedVectors(
+        kind="two_tower",
+        source=Source.TWO_TOWER,
+        vectors=vectors,
+        index=ItemIndex(store, info),
+        model_id="m",
+    )
+    popular = PopularList(np.arange(10), np.ones(10, np.float32))
+    core = ShardCore(release="r", sources=[source], popular=popular, item_count=3_000)
+    for query in _units(5, 3):
+        (result,) = core.run([SearchEntry(queries={"two_tower": query}, k=K)])
+        assert isinstance(result, SearchResult)
+        near = result.lists[0]
+        assert np.allclose(near.scores, vectors[near.numbers] @ query, atol=1e-6)
+        assert (np.diff(near.scores) <= 0).all()
+        assert np.array_equal(near.scores, near.totals)
 
 
 def test_every_source_of_a_release_keeps_to_the_conditions(tiny_release: Path) -> None:

@@ -36,7 +36,7 @@ class Recommendation:
     score: float
     """What the last stage gave it; higher is better."""
     source: str
-    """What brought it: the name of a Source in lower case, such as two_tower or trending, or own."""
+    """What brought it: a Source in lower case, such as two_tower or trending, or own."""
 
 
 class Serving:

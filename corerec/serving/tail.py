@@ -31,7 +31,7 @@ T = TypeVar("T")
 _READ_CHANGES = 1000  # in one read of the store
 _READ_EVENTS = 10_000
 _APPLY_STARTING = 1000  # in one turn on the core's thread, while nobody waits for an answer
-_APPLY_SERVING = 16
+_APPLY_SERVING = 64  # takes little longer than one does
 _RETRY_SECONDS = 0.5
 
 

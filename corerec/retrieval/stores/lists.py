@@ -27,7 +27,7 @@ from corerec.retrieval.stores.base import (
 from corerec.retrieval.stores.edit import drop_entries, drop_entry, list_ids
 from corerec.retrieval.stores.exact import Rows, order
 from corerec.retrieval.stores.files import describe, read_faiss, write_header
-from corerec.retrieval.stores.masks import MaskPlan, MaskPlans
+from corerec.retrieval.stores.masks import Marks, MaskPlan, MaskPlans
 from corerec.retrieval.stores.places import Places
 from corerec.retrieval.stores.probing import Prober, train_index
 from corerec.retrieval.stores.spec import Backend, IndexSpec, Metric
@@ -41,6 +41,10 @@ _BLOCK = 1 << 18
 """Most vectors that are gathered at once."""
 _EXACT = 2.0
 """Filters that allow fewer items than this many times what a search reads are searched exactly."""
+
+_WIDER = 1.5
+"""So many times the items that a search without a filter reads are read with one: the best k of
+fewer items reach further away."""
 
 
 class ListsStore:
@@ -62,6 +66,7 @@ class ListsStore:
         self._stale = False
         self._table = Table(dim, given) if spec.is_refined else None
         self._plans, self._version = MaskPlans(), 0
+        self._marks = Marks()
 
     @property
     def dim(self) -> int:
@@ -205,13 +210,13 @@ class ListsStore:
             some = np.flatnonzero(room == extra)
             own = [out[i] for i in some] if out and extra else None
             numbers[some], scores[some] = self._ask(queries[some], k, extra, plan, own)
-        if self._table is not None:
-            # Fast scan never gives what has the lowest score that its codes can have.
+        # Fast scan never gives what has the lowest score that its codes can have.
+        short = self._short(numbers, k, out) if self._table is not None else ()
+        for i in short:
             every = self.numbers() if allowed is None else np.flatnonzero(allowed)
-            for i in self._short(numbers, k, out).tolist():
-                own = [excluded[i]] if excluded is not None else None
-                one = slice(i, i + 1)
-                numbers[one], scores[one] = self._search_some(queries[one], k, every, own)
+            own = [excluded[i]] if excluded is not None else None
+            one = slice(i, i + 1)
+            numbers[one], scores[one] = self._search_some(queries[one], k, every, own)
         return numbers, scores
 
     def tune(
@@ -335,8 +340,10 @@ class ListsStore:
             return None
         found = []
         for own in excluded:
-            own = np.unique(check_numbers(own))
-            found.append(own[self._lists.find(own) >= 0])
+            own = np.sort(check_numbers(own))
+            first = np.ones(len(own), np.bool_)
+            np.not_equal(own[1:], own[:-1], out=first[1:])
+            found.append(own[first & (self._lists.find(own) >= 0)])
         return found
 
     def _ask(
@@ -349,9 +356,9 @@ class ListsStore:
         if plan is None:
             found, values = prober.nearest(queries, wanted, spec.nprobe)
         else:
-            target = max(self._read_items(), 2 * wanted)
+            target = max(_WIDER * self._read_items(), 2 * wanted)
             found, values = prober.allowed(queries, wanted, plan, target)
-        _take_out(found, out)
+        self._marks.take_out(found, out)
         # Few lists or many exclusions may leave a row short although allowed items exist.
         short = self._short(found, k, out)
         if len(short) and (plan is not None or spec.nprobe < spec.nlist):
@@ -359,7 +366,7 @@ class ListsStore:
             found[short], values[short] = prober.nearest(
                 queries[short], wanted, spec.nlist, selector
             )
-            _take_out(found, out)
+            self._marks.take_out(found, out)
         if self._table is not None:
             values = self._table.score(queries, found, self._metric)
         values[found < 0] = -np.inf
@@ -371,13 +378,6 @@ class ListsStore:
         if out is not None:
             least = np.minimum(least, len(self) - np.array([len(own) for own in out]))
         return np.flatnonzero((found >= 0).sum(1) < least)
-
-
-def _take_out(found: Int64s, out: list[Int64s] | None) -> None:
-    """Replace each row's unwanted numbers by -1."""
-    if out is not None:
-        for line, own in zip(found, out, strict=True):
-            line[np.isin(line, own)] = -1
 
 
 def _room(excluded: int) -> int:

@@ -19,6 +19,8 @@ _faiss: Any = faiss
 _SAMPLE = 1 << 17
 """About so many allowed items are counted by list when there are more."""
 _KEPT = 32
+_DENSE = 1 << 27
+"""Numbers below are flagged in a table, 128 MiB at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,31 @@ class MaskPlans:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
         return plan
+
+
+class Marks:
+    """A flag by item number, with which a few numbers are found among many."""
+
+    def __init__(self) -> None:
+        self._flags = np.empty(0, np.bool_)
+
+    def take_out(self, found: Int64s, unwanted: list[Int64s] | None) -> None:
+        """Replace each row's unwanted numbers, which ascend, by -1 in found (B, K)."""
+        for line, own in zip(found, unwanted or (), strict=unwanted is not None):
+            if not len(own):
+                continue
+            if own[-1] >= _DENSE:
+                line[np.isin(line, own)] = -1
+                continue
+            size = max(int(own[-1]), int(line.max(initial=0))) + 1
+            if size > len(self._flags):
+                if size > _DENSE:
+                    line[np.isin(line, own)] = -1
+                    continue
+                self._flags = np.zeros(size * 5 // 4, np.bool_)
+            self._flags[own] = True
+            line[self._flags[line] & (line >= 0)] = -1
+            self._flags[own] = False
 
 
 def _plan(mask: Mask, bits: Bytes8, version: int, lists: Places, nlist: int) -> MaskPlan:

@@ -31,7 +31,15 @@ from corerec.store.redis_rows import (
 from corerec.store.redis_seed import Seeding
 
 _USERS = ["profiles", "more:profiles", "histories", "more:histories"]
-_CATALOGUE = ["numbers", "ids", "next", "catalogue", "positions", "position"]
+_CATALOGUE = [
+    "numbers",
+    "more:numbers",
+    "ids",
+    "next",
+    "catalogue",
+    "positions",
+    "position",
+]
 _CHUNK = 512
 """Most users or items that one script reads: other calls wait while it runs."""
 
@@ -183,7 +191,8 @@ class RedisStore:
         found: list[tuple[bytes | None, bytes | None]] = []
         for start in range(0, len(ids), _CHUNK):
             chunk = list(ids[start : start + _CHUNK])
-            answer = self._link.run(scripts.ITEMS, ["numbers", "catalogue"], chunk, again=True)
+            keys = ["numbers", "more:numbers", "catalogue"]
+            answer = self._link.run(scripts.ITEMS, keys, chunk, again=True)
             found += zip(*answer, strict=True)
         return found
 

@@ -54,7 +54,8 @@ def _before(
     given: list[Any] = [len(items), *items]
     for user_id, ids in once.items():
         given += (user_id, len(ids), *ids)
-    keys = ["numbers", "histories", "more:histories", *map(_once, once)]
+    hashes = ["numbers", "more:numbers", "histories", "more:histories"]
+    keys = [*hashes, *map(_once, once)]
     numbers, histories, stored = link.run(scripts.BEFORE, keys, given, again=True)
     _check_numbers(link.name, events, dict(zip(items, numbers, strict=True)))
     asked = [(user_id, event_id) for user_id, ids in once.items() for event_id in ids]

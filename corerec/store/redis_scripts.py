@@ -76,15 +76,15 @@ return {profiles, histories, found}
 """
 )
 
-# KEYS: store, numbers, catalogue. ARGV: identity, ids. Answers numbers and records.
+# KEYS: store, numbers, more:numbers, catalogue. ARGV: identity, ids. Answers numbers and records.
 ITEMS = Script(
     _BEGIN
     + """
 local numbers, records = {}, {}
 for i = 2, #ARGV do
-  local number = redis.call('HGET', KEYS[2], ARGV[i])
+  local number = redis.call('HGET', KEYS[2], ARGV[i]) or redis.call('HGET', KEYS[3], ARGV[i])
   numbers[i - 1] = number
-  records[i - 1] = number and redis.call('HGET', KEYS[3], number)
+  records[i - 1] = number and redis.call('HGET', KEYS[4], number)
 end
 return {numbers, records}
 """
@@ -92,28 +92,31 @@ return {numbers, records}
 
 # HEAD of a record: position, number, and a value that tells when either was changed by accident.
 _PUT = f"""
+local function find(id)
+  return tonumber(redis.call('HGET', KEYS[2], id) or redis.call('HGET', KEYS[3], id) or nil)
+end
 local function put(number, body)
-  local position = redis.call('INCR', KEYS[7])
+  local position = redis.call('INCR', KEYS[8])
   local check = (position * 7 + number * 13) % {CHECK_PRIME}
-  redis.call('HSET', KEYS[5], number, struct.pack('<I8I8I4', position, number, check) .. body)
-  redis.call('ZADD', KEYS[6], position, number)
+  redis.call('HSET', KEYS[6], number, struct.pack('<I8I8I4', position, number, check) .. body)
+  redis.call('ZADD', KEYS[7], position, number)
   return position
 end
 """
 
-# KEYS: store, numbers, ids, next, catalogue, positions, position. ARGV: identity, then id and body
-# of each item. Answers number and position of each.
+# KEYS: store, numbers, more:numbers, ids, next, catalogue, positions, position. ARGV: identity,
+# then id and body of each item. Answers number and position of each.
 UPSERT = Script(
     _BEGIN
     + _PUT
     + """
 local answer = {}
 for i = 2, #ARGV, 2 do
-  local number = tonumber(redis.call('HGET', KEYS[2], ARGV[i]) or nil)
+  local number = find(ARGV[i])
   if not number then
-    number = redis.call('INCR', KEYS[4]) - 1
+    number = redis.call('INCR', KEYS[5]) - 1
     redis.call('HSET', KEYS[2], ARGV[i], number)
-    redis.call('HSET', KEYS[3], number, ARGV[i])
+    redis.call('HSET', KEYS[4], number, ARGV[i])
   end
   answer[#answer + 1] = number
   answer[#answer + 1] = put(number, ARGV[i + 1])
@@ -130,8 +133,8 @@ DELETE = Script(
     + """
 local answer = {}
 for i = 2, #ARGV, 2 do
-  local number = tonumber(redis.call('HGET', KEYS[2], ARGV[i]) or nil)
-  local record = number and redis.call('HGET', KEYS[5], number)
+  local number = find(ARGV[i])
+  local record = number and redis.call('HGET', KEYS[6], number)
   if number and not (record and string.byte(record, 21) == 1) then
     answer[#answer + 1] = (i - 2) / 2
     answer[#answer + 1] = number
@@ -142,19 +145,22 @@ return answer
 """
 )
 
-# What an append needs to know. KEYS: store, numbers, histories, more:histories, then the set of
-# event ids of each user. ARGV: identity, count of items, their ids, then for each user: its id, how
-# many event ids follow, these. Answers numbers, histories, and which event ids are stored.
+# What an append needs to know. KEYS: store, numbers, more:numbers, histories, more:histories, then
+# the set of event ids of each user. ARGV: identity, count of items, their ids, then for each user:
+# its id, how many event ids follow, these. Answers numbers, histories, which event ids are stored.
 BEFORE = Script(
     _BEGIN
     + """
 local numbers, histories, stored = {}, {}, {}
+local function find(place, key)
+  return redis.call('HGET', KEYS[place], key) or redis.call('HGET', KEYS[place + 1], key)
+end
 local at = 3 + ARGV[2]
-for i = 3, at - 1 do numbers[i - 2] = redis.call('HGET', KEYS[2], ARGV[i]) end
-for user = 1, #KEYS - 4 do
-  histories[user] = redis.call('HGET', KEYS[3], ARGV[at]) or redis.call('HGET', KEYS[4], ARGV[at])
+for i = 3, at - 1 do numbers[i - 2] = find(2, ARGV[i]) end
+for user = 1, #KEYS - 5 do
+  histories[user] = find(4, ARGV[at])
   for i = at + 2, at + 1 + ARGV[at + 1] do
-    stored[#stored + 1] = redis.call('SISMEMBER', KEYS[4 + user], ARGV[i])
+    stored[#stored + 1] = redis.call('SISMEMBER', KEYS[5 + user], ARGV[i])
   end
   at = at + 2 + ARGV[at + 1]
 end
@@ -218,7 +224,7 @@ return new
 )
 
 # Makes all that was staged visible at once. KEYS: store, seeded, next, position, then live and
-# staged of numbers, ids, catalogue, positions, then live, more and staged of profiles, histories.
+# staged of catalogue, positions, then live, more and staged of numbers, ids, profiles, histories.
 # ARGV: identity, mark of this data, release, mark and next that were read, next to be, position to
 # be ('' for no change). Answers 'done', 'already', or 'again' when it is not as it was read.
 FLIP = Script(
@@ -228,28 +234,18 @@ local mark = redis.call('HGET', KEYS[2], 'mark') or ''
 if mark == ARGV[2] then return 'already' end
 if mark ~= ARGV[4] or (redis.call('GET', KEYS[3]) or '0') ~= ARGV[5] then return 'again' end
 if ARGV[7] ~= '' and (redis.call('GET', KEYS[4]) or '0') ~= '0' then return 'again' end
-for i = 13, 16, 3 do
+for i = 9, #KEYS, 3 do
   if redis.call('EXISTS', KEYS[i + 1]) == 1 then return 'again' end
 end
 local function move(from, to)
-  redis.call('RENAME', from, to)
-  redis.call('PERSIST', to)
-end
-for i = 5, 11, 2 do
-  if redis.call('EXISTS', KEYS[i + 1]) == 1 then
-    if redis.call('EXISTS', KEYS[i]) == 0 then
-      move(KEYS[i + 1], KEYS[i])
-    else
-      local pairs_ = redis.call('HGETALL', KEYS[i + 1])
-      for j = 1, #pairs_, 2 do redis.call('HSET', KEYS[i], pairs_[j], pairs_[j + 1]) end
-      redis.call('DEL', KEYS[i + 1])
-    end
+  if redis.call('EXISTS', from) == 1 then
+    redis.call('RENAME', from, to)
+    redis.call('PERSIST', to)
   end
 end
-for i = 13, 16, 3 do
-  if redis.call('EXISTS', KEYS[i + 2]) == 1 then
-    move(KEYS[i + 2], redis.call('EXISTS', KEYS[i]) == 1 and KEYS[i + 1] or KEYS[i])
-  end
+for i = 5, 7, 2 do move(KEYS[i + 1], KEYS[i]) end
+for i = 9, #KEYS, 3 do
+  move(KEYS[i + 2], redis.call('EXISTS', KEYS[i]) == 1 and KEYS[i + 1] or KEYS[i])
 end
 redis.call('SET', KEYS[3], ARGV[6])
 if ARGV[7] ~= '' then redis.call('SET', KEYS[4], ARGV[7]) end

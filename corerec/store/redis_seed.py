@@ -39,8 +39,10 @@ _CHUNK = 2000
 _FOLDED = 500
 _KEPT_SECONDS = 3600
 _ATTEMPTS = 20
-_HASHES = ("numbers", "ids", "catalogue", "positions")
+_ITEMS = ("numbers", "ids", "catalogue", "positions")
 _USERS = ("profiles", "histories")
+_GROWING = ("numbers", "ids", *_USERS)
+"""Where a later seed adds to what is there; the others it brings only to an empty catalogue."""
 
 
 class Seeding:
@@ -69,8 +71,14 @@ class Seeding:
             self._fold()
             seeded, free = self._seeded(), self._number("next")
             position = self._number("position")
-            items = self._stage_items(free, quiet=attempt > 0)
-            brought = self._stage_live(live, position)
+            try:
+                items = self._stage_items(free, quiet=attempt > 0)
+                brought = self._stage_live(live, position)
+            except FailedPrecondition:
+                if (seeded, free) == (self._seeded(), self._number("next")):
+                    raise
+                self._forget(_ITEMS)  # another process seeded meanwhile: look again
+                continue
             if changed is None:  # once: what others write meanwhile stays, whatever is staged
                 changed = self._stage_users(*users) + self._stage_histories(*histories)
             highest = max((row[0] for row in live.rows), default=-1) if brought else -1
@@ -79,7 +87,7 @@ class Seeding:
             if answer != b"again":
                 self._fold()
                 return answer == b"done" and changed + items + brought > 0
-            self._forget(_HASHES)
+            self._forget(_ITEMS)
         raise Unavailable(
             f"store {self._link.name}: its items changed {_ATTEMPTS} times while it was seeded; "
             "try again"
@@ -183,8 +191,8 @@ class Seeding:
     def _flip(self, seeded: str, free: int, free_then: int, position: int | None) -> bytes:
         """Make everything visible; answer done, already or again."""
         keys = ["seeded", "next", "position"]
-        keys += [key for name in _HASHES for key in (name, self._staged(name))]
-        keys += [k for name in _USERS for k in (name, f"more:{name}", self._staged(name))]
+        keys += [key for name in ("catalogue", "positions") for key in (name, self._staged(name))]
+        keys += [k for name in _GROWING for k in (name, f"more:{name}", self._staged(name))]
         then = "" if position is None else position
         given = [self._mark, self._release.id, seeded, free, free_then, then]
         answer: bytes = self._link.run(scripts.FLIP, keys, given, seconds=PATIENCE)
@@ -192,7 +200,7 @@ class Seeding:
 
     def _fold(self) -> None:
         """Move what an earlier seed brought to where everything else is."""
-        for name in _USERS:
+        for name in _GROWING:
             more = self._link.key(f"more:{name}")
             while self._link.call("EXISTS", more, again=True):
                 cursor: Any = 0
@@ -202,7 +210,7 @@ class Seeding:
                     if int(cursor) == 0:
                         break
 
-    def _forget(self, names: Iterable[str] = (*_HASHES, *_USERS)) -> None:
+    def _forget(self, names: Iterable[str] = (*_ITEMS, *_USERS)) -> None:
         """Drop what is still staged; it would expire, but takes memory until then."""
         with suppress(Unavailable):
             staged = [self._link.key(self._staged(name)) for name in names]

@@ -276,13 +276,18 @@ def test_rows_of_a_second_seed_are_served_also_when_it_died_before_moving_them(
     )
     assert Unfinished(store._link, larger, None).run()
     assert raw.hlen("corerec:more:profiles") == 1500
+    assert store.item_numbers(["i2", "i3"]) == [2, 3]
+    assert store.append_events([Event("u", "i3", 3, 1)]) == 1
+    assert [c.number for c in store.upsert_items([Item(item_id="i3"), Item(item_id="n")])] == [3, 4]
+    assert [c.number for c in store.delete_items(["i3"])] == [3]
     ann, z1, z3 = store.read_users(["ann", "z1", "z3"])
     assert ann.items.tolist() == [0, 1, 2]
     assert (z1.attributes["city"], z1.items.tolist(), z3.known) == ("Y", [3], True)
     store.append_events([Event("z1", "i0", 0, 9)])
     store.put_users([("z3", {"city": "Z"})])
     assert not store.seed(larger)  # finishes what was left
-    assert not raw.exists("corerec:more:profiles", "corerec:more:histories")
+    assert not list(raw.scan_iter("corerec:more:*"))
+    assert store.item_numbers(["i2", "i3", "n"]) == [2, 3, 4]
     ann, z1, z3, z9 = store.read_users(["ann", "z1", "z3", "z9"])
     assert (z1.items.tolist(), z3.attributes) == ([3, 0], {"age": "1", "city": "Z"})
     assert (z9.attributes["city"], ann.items.tolist()) == ("Y", [0, 1, 2])

@@ -200,6 +200,19 @@ def test_a_seed_that_fails_leaves_nothing(open_store, make_release) -> None:
     assert store.seed(make_release())
 
 
+def test_several_that_seed_at_once_seed_once(open_store, make_release) -> None:
+    stores, release = [open_store() for _ in range(3)], make_release()
+    came: list[bool] = []
+    threads = [threading.Thread(target=lambda s=s: came.append(s.seed(release))) for s in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(came) == [False, False, True]
+    assert history(stores[0], "ann") == [(0, 10), (1, 20), (2, 30)]
+    assert stores[1].upsert_items([item("a")])[0].number == 3
+
+
 def test_seeding_tells_how_far_it_is(open_store, make_release) -> None:
     told: list[tuple[str, int, int]] = []
     open_store().seed(make_release(), lambda *step: told.append(step))

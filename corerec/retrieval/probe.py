@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 RECALL_AT = 500
 _QUEUE = 8
 _BLOCK = 16_384
+_IDLE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,25 +87,30 @@ class RecallProbe:
         drawn = _Drawn(
             vectors=vectors, query=query.copy(), found=found[: self.at].copy(), eligible=eligible
         )
-        try:
-            self._queue.put_nowait(drawn)
-        except Full:
-            with self._lock:
+        with self._lock:
+            try:
+                self._queue.put_nowait(drawn)
+            except Full:
                 self._skipped += 1
-            return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="recall-probe", daemon=True)
-            self._thread.start()
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="recall-probe", daemon=True)
+                self._thread.start()
 
     def settle(self) -> None:
         """Return when everything in the queue is measured."""
         self._queue.join()
 
     def _work(self) -> None:
+        """Measure until nothing comes for a while: a release that goes takes its thread along."""
         while True:
             try:
-                drawn = self._queue.get(timeout=60)
+                drawn = self._queue.get(timeout=_IDLE_SECONDS)
             except Empty:
+                with self._lock:
+                    if self._queue.empty():
+                        self._thread = None
+                        return
                 continue
             try:
                 measured = self._measure(drawn)
@@ -116,6 +122,7 @@ class RecallProbe:
                 # A measurement is worth no answer; what broke it is worth knowing.
                 log.exception("the recall of a search could not be measured")
             finally:
+                del drawn  # or its vectors would stay until the next one
                 self._queue.task_done()
 
     def _measure(self, drawn: _Drawn) -> float | None:

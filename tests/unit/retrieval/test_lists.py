@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -282,6 +283,23 @@ def test_live_events_trend_at_once(tiny_release: Path) -> None:
     assert result.found_by[int(Source.TRENDING)][row] == result.found_by[Source.TRENDING].max(
         initial=-np.inf, where=~np.isnan(result.found_by[Source.TRENDING])
     )
+
+
+def test_a_source_in_a_thread_of_its_own_answers_as_on_the_callers(
+    tiny_release: Path, options: RetrievalOptions
+) -> None:
+    release = Release.open(tiny_release)
+    limits = dict.fromkeys(("two_tower", "item_to_item", "fresh"), 60_000.0)
+    plain = RetrievalCore.load(release, config=options)
+    apart = RetrievalCore.load(release, config=replace(options, timeouts=limits))
+    users = [UserContext(items=np.arange(n, n + 5), times=np.zeros(5, np.int64)) for n in range(6)]
+    entries = [RetrieveEntry(user=user, k=80) for user in users]
+    for one, other in zip(plain.run(entries), apart.run(entries), strict=True):
+        assert isinstance(one, RetrieveResult)
+        assert isinstance(other, RetrieveResult)
+        assert np.array_equal(one.candidates.numbers, other.candidates.numbers)
+        assert other.coverage == 1.0
+        assert set(one.timings) == set(other.timings)
 
 
 class Sleeper:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,20 @@ def test_equal_scores_are_equally_good_and_fewer_than_500_are_all() -> None:
     probe.offer(vectors, base[0], np.arange(0), none)
     probe.settle()
     assert probe.recall.count == 2
+
+
+def test_what_was_measured_is_let_go() -> None:
+    base = np.ones((600, 4), np.float32)
+    vectors = ItemVectors(base, base[0])
+    watched = weakref.ref(vectors)
+    probe = RecallProbe(1.0)
+    everyone = Eligible(items=OwnItems(600), excluded=np.empty(0, np.int64))
+    probe.offer(vectors, base[0], np.arange(500), everyone)
+    probe.settle()
+    assert probe.recall.count == 1
+    del vectors
+    gc.collect()
+    assert watched() is None
 
 
 def test_a_share_of_the_searches_for_500_is_drawn() -> None:

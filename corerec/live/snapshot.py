@@ -19,6 +19,8 @@ from corerec.store.catalogue import ItemChange, pack_item, unpack_item
 FILE = "live_items.parquet"
 POSITION = "catalogue_position"
 """Key of `info` in a manifest: the position that the snapshot is of."""
+INDEXED = "indexed_position"
+"""Key of `info`: the position that the release's indexes were built with."""
 PART = 1000
 """Changes that are given at once."""
 _SCHEMA: dict[str, Any] = {
@@ -49,6 +51,11 @@ def write_snapshot(path: Path, changes: Iterable[ItemChange]) -> int:
 def read_position(release: OpenRelease) -> int:
     """Return the position of the catalogue that a release holds, 0 for that of its training."""
     return int(release.info.get(POSITION) or 0)
+
+
+def is_indexed(release: OpenRelease) -> bool:
+    """Say whether the indexes of a release were built with its snapshot."""
+    return int(release.info.get(INDEXED) or 0) >= read_position(release)
 
 
 def read_snapshot(release: OpenRelease, part: int = PART) -> Iterator[Sequence[ItemChange]]:

@@ -42,15 +42,23 @@ class ShardChanges:
         self.refused = 0
         """Items that could not be encoded."""
 
-    def apply(self, changes: Sequence[ItemChange], encoded: EncodedItems | None) -> None:
-        """Take changes, those up to `position` not again."""
+    def apply(
+        self,
+        changes: Sequence[ItemChange],
+        encoded: EncodedItems | None,
+        *,
+        indexed: bool = False,
+    ) -> None:
+        """Take changes, those up to `position` not again; `indexed` ones are in the indexes."""
         fresh = [change for change in changes if change.position > self.position]
         if not fresh:
             return
-        self._take(fresh, encoded)
+        self._take(fresh, encoded, indexed=indexed)
         self.position = fresh[-1].position
 
-    def _take(self, changes: Sequence[ItemChange], encoded: EncodedItems | None) -> None:
+    def _take(
+        self, changes: Sequence[ItemChange], encoded: EncodedItems | None, *, indexed: bool
+    ) -> None:
         if self._attributes is not None:
             # All of them: a name that one shard knows can be asked of every shard.
             self._attributes.apply(changes)
@@ -68,10 +76,11 @@ class ShardChanges:
         numbers, vectors = self._encode(own, there, encoded)
         for source in self._vectors:
             if source.kind == KIND and len(numbers):
-                source.upsert(numbers, vectors)
-            source.remove(gone)
-            known = numbers if source.kind == KIND else numbers[:0]
-            source.restore(back[~np.isin(back, known)])
+                source.upsert(numbers, vectors, indexed=indexed)
+            if not indexed:
+                source.remove(gone)
+                known = numbers if source.kind == KIND else numbers[:0]
+                source.restore(back[~np.isin(back, known)])
         for lists in self._lists:
             lists.apply(own)
         self._popular.forget()

@@ -13,7 +13,7 @@ import numpy as np
 from corerec.errors import CoreRecError
 from corerec.features import FeatureSchema, UserIndex
 from corerec.live.content import ContentSide
-from corerec.live.snapshot import read_snapshot
+from corerec.live.snapshot import is_indexed, read_snapshot
 from corerec.release import Release
 from corerec.retrieval.changes import encode_changes
 from corerec.retrieval.filters import AttributeTable
@@ -154,7 +154,7 @@ class RetrievalCore:
             probe_share=probe_share,
         )
         for changes in read_snapshot(release):
-            core.apply(changes)
+            core.apply(changes, indexed=is_indexed(release))
         return core
 
     @property
@@ -218,7 +218,7 @@ class RetrievalCore:
             users = [UserContext(items=h, times=np.zeros(60, np.int64)) for h in histories]
             self.run([RetrieveEntry(user=user, k=500) for user in users])
 
-    def apply(self, changes: Sequence[ItemChange]) -> None:
+    def apply(self, changes: Sequence[ItemChange], *, indexed: bool = False) -> None:
         """Take changes of the catalogue, in the order of their positions; see ShardCore."""
         fresh = [change for change in changes if change.position > self.position]
         if fresh:
@@ -226,7 +226,7 @@ class RetrievalCore:
             if self._content is not None and self._content.has_tower:
                 encoded = encode_changes(self._content, fresh)
             self.front.apply(fresh, encoded)
-            self.shard.apply(fresh, encoded)
+            self.shard.apply(fresh, encoded, indexed=indexed)
 
     def maintain(self) -> bool:
         """Merge a little of what came into the main indexes; True while there is more."""

@@ -11,7 +11,7 @@ import numpy as np
 from corerec.errors import CoreRecError, InvalidArgument
 from corerec.features import FeatureSchema
 from corerec.live.content import ContentSide, EncodedItems
-from corerec.live.snapshot import read_snapshot
+from corerec.live.snapshot import is_indexed, read_snapshot
 from corerec.release import Release
 from corerec.retrieval.ask import Asker
 from corerec.retrieval.changes import ShardChanges
@@ -116,7 +116,7 @@ class ShardCore:
             probe_share=probe_share,
         )
         for changes in read_snapshot(release):
-            core.apply(changes)
+            core.apply(changes, indexed=is_indexed(release))
         return core
 
     @property
@@ -206,15 +206,21 @@ class ShardCore:
         """Return the scores (n,) that items (n,) of this shard have as candidates."""
         return self._search.totals(entry, numbers)
 
-    def apply(self, changes: Sequence[ItemChange], encoded: EncodedItems | None = None) -> None:
+    def apply(
+        self,
+        changes: Sequence[ItemChange],
+        encoded: EncodedItems | None = None,
+        *,
+        indexed: bool = False,
+    ) -> None:
         """Take changes of the catalogue, those of other shards too, in the order of positions.
 
         An item that cannot be encoded is logged and counted, and is found by its other sources.
         `encoded` are the changed items as `ContentSide.encode_good` gives them, where the caller
-        has them already.
+        has them already; `indexed` are those that the release's indexes were built with.
         """
         self._search.asker.settle()
-        self._changes.apply(changes, encoded)
+        self._changes.apply(changes, encoded, indexed=indexed)
 
     def maintain(self) -> bool:
         """Merge a little of what came into the main indexes; True while there is more."""

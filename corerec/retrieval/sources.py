@@ -22,6 +22,7 @@ from safetensors.numpy import load_file
 from corerec.engines.protocols import Retriever
 from corerec.errors import InvalidArgument, ReleaseError
 from corerec.features import FeatureSchema
+from corerec.live.snapshot import read_position
 from corerec.release import Release
 from corerec.retrieval.build import load_index
 from corerec.retrieval.index import ItemIndex
@@ -222,7 +223,9 @@ def load_vectors(
     vectors = load_file(release.file(vectors_file(kind)))["vectors"]
     index = load_index(path, header, model_id=model_id, vectors=vectors)
     expected = (schema.item_count, index.info.dim)
-    if vectors.shape != expected or index.info.count != schema.item_count:
+    # A release that was rebuilt has new items in its index, and deleted ones not.
+    whole = index.info.count == schema.item_count or read_position(release) > 0
+    if vectors.shape != expected or not whole:
         raise ReleaseError(
             f"{header}: index, vectors and catalogue must agree on {expected}, got "
             f"{(index.info.count, index.info.dim)} and {vectors.shape}"

@@ -66,10 +66,14 @@ class VectorSearch:
         """Return dot products as parts of candidates' scores."""
         return dots if self.weight == 1 else dots * np.float32(self.weight)
 
-    def upsert(self, numbers: Int64s, vectors: Float32s) -> None:
-        """Give items (n,) of the shard, each once, their vectors (n, D)."""
+    def upsert(self, numbers: Int64s, vectors: Float32s, *, indexed: bool = False) -> None:
+        """Give items (n,) of the shard, each once, their vectors (n, D).
+
+        `indexed` says that the index was built with them.
+        """
         self.vectors.put(numbers, vectors)
-        self._index.upsert(numbers, np.ascontiguousarray(vectors, np.float32))
+        if not indexed:
+            self._index.upsert(numbers, np.ascontiguousarray(vectors, np.float32))
 
     def remove(self, numbers: Int64s) -> None:
         """Never find these items again, until they come back."""

@@ -16,6 +16,9 @@ import polars as pl
 from safetensors.numpy import load_file
 
 from corerec.errors import FailedPrecondition, InvalidArgument
+from corerec.live.content import ContentSide
+from corerec.live.indexes import put_changes
+from corerec.live.snapshot import read_snapshot
 from corerec.release import Release, ReleaseWriter
 from corerec.retrieval.build import save_index
 from corerec.retrieval.choose.chooser import QUERIES, Choice, choose_index
@@ -121,7 +124,11 @@ def _write_index(release: Release, kind: str, choice: Choice, writer: ReleaseWri
         refine_factor=spec.refine_factor if spec.is_refined else 1.0,
     )
     path, header = (writer.path(name) for name in index_files(kind))
-    save_index(ItemIndex(choice.store, info), path, header, with_vectors=False)
+    index = ItemIndex(choice.store, info)
+    # Measured over the items of the training; what changed since is in the index all the same.
+    trained = load_file(release.file(vectors_file(kind)))["vectors"]
+    put_changes(index, kind, read_snapshot(release), ContentSide.load(release), trained)
+    save_index(index, path, header, with_vectors=False)
 
 
 def _names(release: Release, kind: str) -> list[str]:

@@ -15,6 +15,7 @@ from corerec.engines import TwoTower
 from corerec.engines.adam import RowAdam
 from corerec.engines.sequences import Sequences
 from corerec.engines.two_tower_config import TwoTowerConfig, TwoTowerFitConfig
+from corerec.engines.two_tower_layers import hidden
 from corerec.engines.two_tower_mining import hard_items
 from corerec.engines.two_tower_shape import ItemContent, UserInputs
 from corerec.errors import ConfigError, FailedPrecondition, InvalidArgument, ReleaseError
@@ -194,6 +195,25 @@ def test_every_fusion_learns_and_a_missing_vector_has_no_say(fusion: str) -> Non
     model = TwoTower(config=config, training=replace(FIT, epochs=10)).fit(data)
     assert _own_group(model, Sequences.of_dataset(data).contexts(range(USERS))) > 0.8
     assert np.isfinite(model.encode_items()).all()
+
+
+def test_content_is_left_out_in_training_alone_and_by_the_share_that_was_asked_for() -> None:
+    data = _dataset()
+    config = replace(BAG, id_dropout=0.5, content_dropout=0.4)
+    model = TwoTower(config=config, training=FIT, device="cpu").fit(data)
+    tower, content = model.net.item, ItemContent.of(model.inputs.items)
+    rows = torch.arange(ITEMS)
+    with torch.no_grad():
+        assert torch.equal(tower(rows, content, None), tower(rows, content, None))
+        noise = torch.Generator().manual_seed(0)
+        assert not torch.equal(tower(rows, content, noise), tower(rows, content, noise))
+        codes = torch.arange(1, 100_001)
+        kept = hidden(codes, 0.4, noise)
+    assert (kept[kept > 0] == codes[kept > 0]).all()
+    assert float((kept > 0).float().mean()) == pytest.approx(0.6, abs=0.01)
+    assert torch.equal(hidden(codes, 0.4, None), codes)
+    ids = [f"u{row}" for row in range(USERS)]
+    assert _own_group(model, _groups().contexts(range(USERS), ids)) > 0.9
 
 
 def test_item_vectors_in_a_file_are_those_in_memory(tmp_path: Path) -> None:

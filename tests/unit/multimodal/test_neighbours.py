@@ -16,7 +16,7 @@ from corerec.engines import TwoTower
 from corerec.engines.two_tower_config import TwoTowerConfig, TwoTowerFitConfig
 from corerec.errors import ConfigError
 from corerec.multimodal import neighbours
-from corerec.multimodal.neighbours import content_neighbours, neighbour_mean
+from corerec.multimodal.neighbours import content_neighbours, nearest_among, neighbour_mean
 
 
 @pytest.fixture
@@ -131,3 +131,14 @@ def test_neighbours_without_a_fusion_are_refused() -> None:
         TwoTowerConfig(neighbours=3)
     with pytest.raises(ConfigError, match="neighbours must be at least 0, got -1"):
         replace(TwoTowerConfig(), neighbours=-1)
+
+
+def test_others_find_their_neighbours_among_the_same_items(vectors: Tensor) -> None:
+    asked = torch.cat([vectors[:5], torch.zeros(1, 5), vectors[7:8] * 3])
+    own = torch.tensor([0, 1, 2, 3, 4, 30, 30])
+    found = nearest_among(asked, vectors, 4, own)
+    assert torch.equal(found[:5], content_neighbours(vectors, 4)[:5])
+    assert found[5].tolist() == [-1] * 4
+    assert found[6, 0] == 7  # a new twin has its twin as neighbour
+    assert torch.equal(found[6, 1:], content_neighbours(vectors, 4)[7, :3])
+    assert nearest_among(asked[:0], vectors, 4, own[:0]).shape == (0, 4)

@@ -233,7 +233,6 @@ class RemoteStage(Generic[E, R]):
             replica.timed_out()
         elif code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             # CANCELLED is a server's that ends: calls cancelled here never come to this place.
-            failure = Unavailable(f"a replica of {self._contract.stage} went away")
             replica.failed(error.details() or "unavailable")
             self._replicas.count()
             if sent.open == 1:

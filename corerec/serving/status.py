@@ -71,5 +71,7 @@ def error_of(code: int, message: str) -> CoreRecError:
 def error_of_call(error: grpc.RpcError) -> CoreRecError:
     """Return the error of a failed call."""
     if isinstance(error, grpc.aio.AioRpcError | grpc.Call):
+        if error.code() is grpc.StatusCode.CANCELLED:  # not by the caller, who would know
+            return Unavailable("the server ended the call; it may be shutting down")
         return error_of(error.code().value[0], error.details() or "")
     return Internal(str(error))

@@ -80,7 +80,7 @@ async def test_a_gateway_that_is_told_to_end_finishes_what_it_has(processes: Pro
         assert await asyncio.to_thread(first.wait) == 0
     # Callers learn of the end only as connections that are refused, never as a broken answer.
     assert before > 20
-    assert all("Unavailable" in e for e in loader.load.errors)
+    assert all("Unavailable" in e for e in loader.load.errors), loader.load.errors
     assert not loader.load.degraded
 
 

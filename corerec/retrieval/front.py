@@ -140,11 +140,6 @@ class Front:
         return self._release
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """Kinds of the sources, in the order of their turns; the popular list is not among them."""
-        return self._kinds
-
-    @property
     def position(self) -> int:
         """Position of the newest change that was applied."""
         return self._queries.position

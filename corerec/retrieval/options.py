@@ -38,8 +38,9 @@ class RetrievalOptions:
     sources that there are."""
     popular_share: float = 0.1
     """Share of k that popular items fill which no other source brought, [0, 1]."""
-    cold_popular_share: float = 1.0
-    """The same for a user who is unknown and has no known history, [0, 1]."""
+    cold_popular_share: float = 0.7
+    """The same for a user who is unknown and has no known history, [0, 1]. The other places are for
+    what attributes and the moment say."""
     timeouts: dict[str, float] = field(default_factory=dict)
     """Milliseconds after which a source is left out of an answer, by its kind; above 0. One that is
     not named is waited for. A source with a time-out runs in a thread of its own."""

@@ -25,10 +25,6 @@ class OwnItems:
         rows = len(range(shard, count, shards))
         self._alive = Growing(np.ones(rows, np.bool_), False)
 
-    def __len__(self) -> int:
-        """Number of items that are alive."""
-        return int(np.count_nonzero(self._alive.values))
-
     def own(self, numbers: Int64s) -> Mask:
         """Say which numbers are of this shard."""
         found: Mask = numbers % self.shards == self.shard

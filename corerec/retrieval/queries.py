@@ -54,7 +54,8 @@ class UserQueries:
             micros[encoder.kind] = (time.perf_counter_ns() - start) // 1000
             for row, query in zip(new, rows, strict=True):
                 if np.isfinite(query).all():
-                    found[row][encoder.kind] = query
+                    # A copy, or a kept query would keep the whole batch.
+                    found[row][encoder.kind] = query.copy() if keys else query
         for row in new if keys else ():
             self.cache.put(keys[row], found[row])
         return found, micros

@@ -26,7 +26,7 @@ class VectorSearch:
     """Searches the vectors of one model."""
 
     def __init__(self, source: IndexedVectors) -> None:
-        self.kind, self.source, self.weight = source.kind, source.source, source.weight
+        self.kind, self.weight = source.kind, source.weight
         self.vectors = ItemVectors(
             source.vectors, source.mean_vector(), source.shard, source.shards
         )

@@ -15,7 +15,7 @@ from corerec.pipelines.progress import Steps
 from corerec.pipelines.train import train_funnel
 from corerec.pipelines.write import Own, write_release
 from corerec.release import Release
-from corerec.retrieval import RetrievalCore
+from corerec.retrieval import RetrievalCore, RetrievalOptions
 from corerec.stages import RetrieveEntry, RetrieveResult, Source, UserContext
 
 K, NEW = 100, 250
@@ -65,19 +65,24 @@ def test_three_events_of_a_new_user_find_more_of_what_follows_than_the_popular_l
             followed.append(rest)
     assert len(users) > 200
 
-    def recall(asked: list[UserContext]) -> float:
+    def recall(core: RetrievalCore, asked: list[UserContext]) -> float:
         found = [
             np.isin(own, result.candidates.numbers).mean()
             for own, result in zip(followed, _answers(core, asked), strict=True)
         ]
         return float(np.mean(found))
 
-    with_three, popular = recall(users), recall(strangers)
+    with_three = recall(core, users)
+    listed = RetrievalCore.load(release, config=RetrievalOptions(cold_popular_share=1.0))
+    popular = recall(listed, strangers)
     assert with_three > 1.3 * popular
 
 
-def test_who_brings_nothing_gets_popular_items(world: tuple[Release, pl.DataFrame]) -> None:
+def test_who_brings_nothing_gets_popular_items_and_what_the_moment_says(
+    world: tuple[Release, pl.DataFrame],
+) -> None:
     core = RetrievalCore.load(world[0])
     (result,) = _answers(core, [UserContext(user_id="new")])
-    assert (result.candidates.sources == Source.POPULAR).all()
+    assert (result.candidates.sources == Source.POPULAR).sum() == 70
+    assert len(result.candidates) == K
     assert result.coverage == 1.0

@@ -100,14 +100,18 @@ def test_seen_items_stay_when_they_may(core: RetrievalCore) -> None:
     assert len(_one(core, replace(entry, exclude_seen=True))) == ITEMS - 1
 
 
-def test_a_stranger_gets_the_popular_items(core: RetrievalCore, tiny_release: Path) -> None:
+def test_a_stranger_gets_popular_items_and_what_the_context_says(
+    core: RetrievalCore, tiny_release: Path
+) -> None:
     for user in (_user(), _user(user_id="nobody-knows-me"), _user(10**12, -4)):
         found = _one(core, RetrieveEntry(user=user, k=20))
-        assert (found.sources == Source.POPULAR).all()
-    options = RetrievalOptions(cold_popular_share=0.0)
-    other = RetrievalCore.load(Release.open(tiny_release), config=options)
-    found = _one(other, RetrieveEntry(user=_user(), k=20))
-    assert (found.sources == Source.TWO_TOWER).all()
+        assert (found.sources == Source.POPULAR).sum() == 14
+        assert (found.sources == Source.TWO_TOWER).sum() == 6
+    for share, source in ((0.0, Source.TWO_TOWER), (1.0, Source.POPULAR)):
+        options = RetrievalOptions(cold_popular_share=share)
+        other = RetrievalCore.load(Release.open(tiny_release), config=options)
+        found = _one(other, RetrieveEntry(user=_user(), k=20))
+        assert (found.sources == source).all()
 
 
 def test_unknown_items_in_the_history_change_nothing(core: RetrievalCore) -> None:

@@ -39,7 +39,7 @@ _SMALL = 4096
 """Up to so many added or removed items are followed one by one."""
 _BLOCK = 1 << 18
 """Most vectors that are gathered at once."""
-_EXACT = 2.0
+_EXACT = 3.0
 """Filters that allow fewer items than this many times what a search reads are searched exactly."""
 
 _WIDER = 1.5

@@ -114,7 +114,7 @@ class Funnel:
             share = budget.share(self._config.shares.retrieve)
             result = await self._retrieve_stage.call(self.view.release, entry, share)
             candidates, timings = result.candidates, result.timings
-            if not len(candidates) and not query.where and result.coverage == 1.0:
+            if not len(candidates) and not query.where:
                 raise Internal("retrieve answered no candidates")
             await self._checks.learn(candidates, share)
             outcome.coverage, outcome.found_by = result.coverage, result.found_by

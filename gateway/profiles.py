@@ -119,6 +119,7 @@ class Profiles:
         self._tail = asyncio.create_task(self._follow(), name="gateway-tail")
 
     async def _follow(self) -> None:
+        away = False
         while True:
             every = self.feed.every
             await asyncio.sleep(
@@ -128,8 +129,11 @@ class Profiles:
                 position = self.feed.catalogue.position
                 try:
                     await self.look(Budget(_LOOK_SECONDS))
+                    away = False
                 except CoreRecError as error:
-                    log.warning("cannot follow the catalogue: %s", error)
+                    if not away:  # the first of a row
+                        log.warning("cannot follow the catalogue, and tries again: %s", error)
+                    away = True
                     break
                 if self.feed.catalogue.position == position:
                     break

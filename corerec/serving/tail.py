@@ -75,7 +75,7 @@ class Tailer:
         self._events_seen = 0
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"{stage}-tail")
         self._task: asyncio.Task[None] | None = None
-        self._stage, self._current = stage, time.monotonic()
+        self._stage, self._current, self._away = stage, time.monotonic(), False
         self._errors = metrics.store_errors.labels(stage)
         self._gauge = metrics.catalogue_position.labels(stage)
         self._gauge.set(self._position)
@@ -122,13 +122,11 @@ class Tailer:
             try:
                 current = await self._step(_APPLY_SERVING)
                 await self._maintain_until(started + self._every)
-            except CoreRecError as error:
+                self._away = False
+            except Exception as error:  # the replica answers on with what it has, and says so
                 self._failed(error)
-                current = True
-            except Exception:  # the replica answers on with what it has, and says so
-                log.exception("%s cannot follow the catalogue", self._stage)
-                self._errors.inc()
-                current = True
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
             if current:
                 await asyncio.sleep(max(0.0, started + self._every - time.monotonic()))
 
@@ -168,9 +166,14 @@ class Tailer:
     async def _read(self, read: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, read)
 
-    def _failed(self, error: CoreRecError) -> None:
+    def _failed(self, error: Exception) -> None:
+        """Count every failure; log the first of a row."""
         self._errors.inc()
-        log.warning("%s cannot read the store: %s", self._stage, error)
+        if not self._away:
+            known = isinstance(error, CoreRecError)
+            text = "%s cannot follow the catalogue, and tries again: %s"
+            log.warning(text, self._stage, error, exc_info=None if known else error)
+        self._away = True
 
     async def close(self) -> None:
         """Stop following, and let the store go."""

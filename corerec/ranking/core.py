@@ -229,7 +229,7 @@ class RankingCore:
         )
         dense = user_dense(self._schema, users, history, times, now)
         candidates = torch.from_numpy(numbers).to(self.device)
-        counted = candidates.clamp(max=self._schema.item_count)
+        counted = self._tables.trained(candidates)
         counts = torch.stack([torch.take(row, counted) for row in self._popularity])
         batch = make_batch(self._tables, users, dense, history, now, numbers, scores, known, counts)
         pairs = pair_features(self._tables, batch, self._scratch())

@@ -170,7 +170,7 @@ def _similarities(tables: ItemTables, batch: RankingBatch) -> list[Tensor]:
 def _transitions(tables: ItemTables, batch: RankingBatch, scratch: Scratch) -> list[Tensor]:
     """Return how likely each candidate follows the last item, and the recent ones."""
     blank = len(tables)
-    recent = batch.history[:, -RECENT:].clamp(max=blank)  # (B, R); who came later has no followers
+    recent = tables.trained(batch.history[:, -RECENT:])  # (B, R); who came later has no followers
     cases, size = recent.shape
     flat = recent.reshape(-1)  # (B * R,)
     starts = torch.take(tables.follower_starts, flat)
@@ -186,7 +186,7 @@ def _transitions(tables: ItemTables, batch: RankingBatch, scratch: Scratch) -> l
     by_source = weights.view(2, -1).index_select(1, of_source) * follows  # (2, E)
     found = scratch.join(
         of_source // size, torch.take(tables.followers, place), by_source,
-        batch.candidates.clamp(max=blank), blank + 1,
+        tables.trained(batch.candidates), blank + 1,
     )  # fmt: skip
     return list(found.mul_(TRANSITION_SCALE).log1p_().unbind(0))
 

@@ -7,7 +7,7 @@ no masks. Rows after it are items that came later: number i has row i + 1. What 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -58,6 +58,8 @@ class ItemTables:
     """(nnz,)"""
     used: int
     """Most values of a list column that an item of the training has: of more, the first count."""
+    has_later: bool = field(init=False, default=False)
+    """Whether a row after the blank one was put."""
 
     @classmethod
     def build(
@@ -111,11 +113,16 @@ class ItemTables:
         """N: items of the training, and the number of the blank row."""
         return self.schema.item_count
 
+    def trained(self, rows: Tensor) -> Tensor:
+        """Return rows for what was trained by item: the blank one for items that came later."""
+        return rows.clamp(max=len(self)) if self.has_later else rows
+
     def put(self, rows: NDArray[np.int64], items: ItemFeatures, tower: NDArray[np.float32]) -> None:
         """Replace rows (n,), which are not the blank one, by these items; makes room for them."""
         if not len(rows):
             return
         self._grow(int(rows.max()) + 1)
+        self.has_later |= bool(rows.max() > len(self))
         at = torch.from_numpy(rows).to(self.device)
         for name, array in _arrays(self.schema, items, tower, self.used).items():
             table: Tensor = getattr(self, name)

@@ -35,7 +35,7 @@ from corerec.retrieval.stores.exact import Rows, order
 from corerec.retrieval.stores.files import describe, read_array, vectors_path, write_header
 from corerec.retrieval.stores.int8_kernel import LANES
 from corerec.retrieval.stores.int8_lists import Lists, append, empty_lists, erase, laid_out
-from corerec.retrieval.stores.int8_search import LOW, NONE, TOP, search_lists
+from corerec.retrieval.stores.int8_search import LOW, NONE, TOP, nearest_lists, search_lists
 from corerec.retrieval.stores.masks import MaskPlan, MaskPlans
 from corerec.retrieval.stores.places import Places
 from corerec.retrieval.stores.spec import Backend, IndexSpec, Metric
@@ -44,6 +44,9 @@ from corerec.stages import Float32s, Int64s
 _faiss: Any = faiss
 _EXACT = 2.0
 """Filters that allow fewer items than this many times what a search reads are searched exactly."""
+_SCATTERED, _LISTS = 3, 12
+"""With a filter lists are read until they hold so many times the allowed items that a search
+without one looks at; or until they are so many times as many, or 1 / share of them."""
 _REBUILD = 4
 """An add of more than 1/4 of what is held lays all lists out anew."""
 _CHUNK = 1 << 16
@@ -152,7 +155,7 @@ class Int8Store:
         if self._metric == "cosine":
             vectors = unit(vectors)
         lists, distance = self._ready, self._metric == "l2"
-        home = _assign(lists.centres, vectors, self._metric)
+        home = _assign(lists, vectors, self._metric)
         if _REBUILD * len(numbers) > len(self):
             known = self.numbers()
             at = self._places.find(known)
@@ -339,8 +342,10 @@ class Int8Store:
         wanted = min(math.ceil(k * self._spec.refine_factor), len(self))
         probes = self._spec.nprobe
         if plan is not None:
-            held, target = plan.per_list, int(max(self._read_items(), 2 * wanted))
-            probes = min(int(1.5 * probes * len(self) / max(1, plan.count)) + 1, self._spec.nlist)
+            # What is allowed may lie away from a query, so its best are scattered over more lists.
+            held, target = plan.per_list, int(_SCATTERED * max(self._read_items(), wanted))
+            share = max(1, plan.count) / len(self)
+            probes = min(math.ceil(probes * max(_LISTS, 1 / share)), self._spec.nlist)
             if not plan.sampled:
                 lists = _without_empty(lists, held)
         found = np.empty((len(queries), wanted), np.int64)
@@ -401,12 +406,14 @@ def _centres(sample: Float32s, spec: IndexSpec, metric: Metric) -> Float32s:
     return np.ascontiguousarray(kmeans.centroids, np.float32)
 
 
-def _assign(centres: Float32s, vectors: Float32s, metric: Metric) -> Int64s:
+def _assign(lists: Lists, vectors: Float32s, metric: Metric) -> Int64s:
     """Return the list (N,) of each vector."""
-    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    index = _faiss.IndexFlat(centres.shape[1], kind)
-    index.add(centres)
-    home: Int64s = index.search(vectors, 1)[1][:, 0]
+    home = np.empty(len(vectors), np.int64)
+
+    def assign(start: int, end: int) -> None:
+        nearest_lists(vectors[start:end], lists, metric == "l2", home[start:end])
+
+    _share(assign, len(vectors))
     return home
 
 

@@ -28,6 +28,7 @@ TOP = np.int64(0x7FFFFFFF)
 _SMALL = 12
 _AHEAD = 8
 """Rows whose memory is asked for before their turn."""
+_NEAREST = 4
 _ROOM = 256 + WIDE * LANES
 
 
@@ -36,8 +37,8 @@ def search_lists(queries, lists, probes, least, wanted, distance, by_slot, allow
                  barred_items, barred_from, found):  # fmt: skip
     """Write the keys of the `wanted` best of each query by codes, scored exactly, in no order.
 
-    At least `probes` lists are read, and more while fewer than `least` items were found or, where
-    `held` says how many allowed items each list has, while those read have fewer than `target`.
+    The nearest `probes` lists are read, fewer where `held` says how many allowed items each list
+    has and those read have `target`, and more while fewer than `least` items were found.
 
     Shapes: queries (B, D) float32; lists, see `int8_lists.Lists`; allowed, bool by item number,
     empty for all; held (L,) or empty; barred_items, numbers of query i from barred_from[i] to
@@ -88,7 +89,7 @@ def search_lists(queries, lists, probes, least, wanted, distance, by_slot, allow
                     seen += held[one]
                     if seen >= target and kept >= least:
                         break
-            if (kept >= least and (not len(held) or seen >= target)) or asked == count:
+            if kept >= least or asked == count:
                 break
             asked = min(4 * asked, count)
         _bar(barred, barred_items, barred_from, row, False)
@@ -96,6 +97,33 @@ def search_lists(queries, lists, probes, least, wanted, distance, by_slot, allow
             keep_best(keys, kept, wanted, high, low)
             kept = wanted
         _refine(own, lists, keys, kept, distance, by_slot, found[row])
+
+
+@compiled
+def nearest_lists(vectors, lists, distance, home):
+    """Write the list (N,) that each vector (N, D) belongs to: the best few by codes, exactly."""
+    query = np.zeros(lists.codes.shape[1] * 4, np.int8)
+    out, floor = np.empty(WIDE * LANES, np.float32), np.empty(1, np.float32)
+    asked = min(_NEAREST, len(lists.centres))
+    most = 2 * asked + _ROOM
+    keys, high, low = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
+    everything, barred = np.empty(0, np.bool_), np.zeros(1, np.uint8)
+    for row in range(len(vectors)):
+        own = vectors[row]
+        start, factor = quantise(own, query)
+        if distance:
+            factor *= np.float32(2)
+        chosen = _choose(lists, asked, query, start, factor, keys, out, floor, everything, barred,
+                         high, low)  # fmt: skip
+        best, highest = np.int64(0), np.float32(-np.inf)
+        for key in chosen:
+            place = key & LOW
+            score = inner(lists.centres[place], own)
+            if distance:
+                score = 2 * score - inner(lists.centres[place], lists.centres[place])
+            if score > highest:
+                best, highest = place, score
+        home[row] = best
 
 
 @compiled

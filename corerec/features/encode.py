@@ -26,6 +26,8 @@ MAX_DEVIATIONS = 10.0
 """Standardised numbers are clipped here: one absurd price must not drown a request."""
 MAX_VALUES = 8
 """Most values of a list column that are kept per item."""
+FEW_ROWS = 1024
+"""Up to so many values are looked up one by one."""
 
 
 def vocabulary(column: pl.Series, limit: int) -> tuple[str, ...]:
@@ -84,6 +86,9 @@ def standardised(feature: NumericFeature, value: str | None) -> float:
 def _codes(column: pl.Series, feature: CategoricalFeature) -> NDArray[np.int32]:
     if not feature.vocabulary:
         return np.zeros(len(column), np.int32)
+    if len(column) <= FEW_ROWS:  # a table of codes is not built anew for a few live items
+        texts = column.cast(pl.String).to_list()
+        return np.array([feature.codes.get(text, 0) for text in texts], np.int32)
     known = pl.Series(feature.vocabulary)
     codes = pl.Series(np.arange(1, len(known) + 1, dtype=np.int32))
     mapped = column.cast(pl.String).replace_strict(known, codes, default=0, return_dtype=pl.Int32)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 Float32s = NDArray[np.float32]
 Int64s = NDArray[np.int64]
 THREADS = 2
+POINTS = 64
+"""Vectors a list that centres are learned from, for whoever learns them."""
 
 
 class Contender(Protocol):
@@ -61,7 +63,7 @@ class Ours:
         if self.spec.is_lists:
             count = len(vectors)
             rows = np.random.default_rng(0).choice(
-                count, min(count, 64 * self.spec.nlist), replace=False
+                count, min(count, POINTS * self.spec.nlist), replace=False
             )
             self.store.train(np.ascontiguousarray(vectors[np.sort(rows)]), count)
         self.store.add(np.arange(len(vectors)), np.ascontiguousarray(vectors))
@@ -111,7 +113,7 @@ class Faiss:
         if "IVF" in self.factory:
             self.index.cp.spherical = True
             rows = np.random.default_rng(0).choice(
-                len(vectors), min(len(vectors), 64 * self.index.nlist), replace=False
+                len(vectors), min(len(vectors), POINTS * self.index.nlist), replace=False
             )
             self.index.train(np.ascontiguousarray(vectors[np.sort(rows)]))
         self.index.add(np.ascontiguousarray(vectors))
@@ -253,7 +255,7 @@ class Scann:
         builder = builder.tree(
             num_leaves=self.leaves,
             num_leaves_to_search=16,
-            training_sample_size=min(len(vectors), 64 * self.leaves),
+            training_sample_size=min(len(vectors), POINTS * self.leaves),
             spherical=True,
         )
         builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(1000)

@@ -36,6 +36,9 @@ _AS_EXCLUDED = 128
 _AT_ONCE = 1 << 14
 """Rows moved by one step where nobody waits for an answer."""
 
+_GRAPH = 8
+"""A row is linked into a graph in the time in which so many are filed in lists."""
+
 
 class LiveIndex:
     """Main store, delta and masked items as one index. All calls come from one thread at a time.
@@ -182,6 +185,8 @@ class LiveIndex:
         return self.in_place and self._rebuild is None and not learns
 
     def _move(self, rows: int) -> None:
+        if self._main.spec.kind == "hnsw":
+            rows = max(1, rows // _GRAPH)
         numbers, vectors = self._delta.last(rows)
         self._main.add(numbers, vectors)
         self._delta.remove(numbers)

@@ -43,10 +43,8 @@ def grown(array: A, size: int, used: int) -> A:
     """Return an array of at least `size` rows that begins with the first `used` of this one."""
     if size <= len(array):
         return array
-    # A first fill takes what it needs; later ones leave room, so that adding stays cheap.
-    fresh = np.empty(
-        (size if not used else max(size, used * 5 // 4), *array.shape[1:]), array.dtype
-    )
+    # With room for what comes, so that adding seldom copies: memory not touched costs nothing.
+    fresh = np.empty((size * 5 // 4 + 8, *array.shape[1:]), array.dtype)
     fresh[:used] = array[:used]
     return fresh  # type: ignore[return-value]
 

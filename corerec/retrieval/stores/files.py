@@ -5,18 +5,27 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
 
 from corerec.errors import ReleaseError
+from corerec.retrieval.stores.spec import Backend, IndexSpec, Metric
 from corerec.stages import Int64s
 
-if TYPE_CHECKING:
-    from corerec.retrieval.stores.base import VectorStore
-
 FORMAT = 1
+
+
+class _Described(Protocol):
+    @property
+    def backend(self) -> Backend: ...
+    @property
+    def metric(self) -> Metric: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def spec(self) -> IndexSpec: ...
 
 
 def numbers_path(path: Path) -> Path:
@@ -39,7 +48,7 @@ def write_header(path: Path, header: dict[str, Any]) -> None:
     header_path(path).write_text(json.dumps(header, indent=2) + "\n")
 
 
-def describe(store: VectorStore) -> dict[str, Any]:
+def describe(store: _Described) -> dict[str, Any]:
     """Return what a header says of every store."""
     return {
         "format": FORMAT,

@@ -85,8 +85,9 @@ class FlatStore:
 
     def held(self) -> Bytes:
         """Return the memory held by its use."""
-        index = self._numbers.nbytes + self._squares.nbytes + self._places.nbytes
-        return Bytes(index=index, vectors=self._vectors.nbytes)
+        each = 8 + 4 * (self._metric == "l2")
+        index = self._count * each + self._places.nbytes
+        return Bytes(index=index, vectors=self._count * self._dim * 4)
 
     def numbers(self) -> Int64s:
         """Return the numbers held, ascending."""

@@ -24,8 +24,8 @@ Kind = Literal[
     "ivf-rabitq-refine",
 ]
 """Exact scan; graph; inverted lists of vectors, of 8-bit codes, of 8-bit codes of differences that
-sixteen at a time are read (`int8`), of 4-bit product codes (fast scan) or of 1-bit codes. `-refine`:
-the best by code are scored again by their vectors."""
+are read sixteen at a time (`int8`), of 4-bit product codes (fast scan) or of 1-bit codes.
+`-refine`: the best by code are scored again by their vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ class Table:
     @property
     def nbytes(self) -> int:
         """Memory of the own vectors, bytes."""
-        return self._own.nbytes
+        return self._used * self._own.shape[1] * 4
 
     def add(self, numbers: Int64s, vectors: Float32s) -> None:
         """Add vectors (n, D) of numbers (n,) that are not here."""

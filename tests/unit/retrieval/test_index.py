@@ -12,6 +12,7 @@ import pytest
 from corerec.errors import FailedPrecondition, InvalidArgument, ReleaseError
 from corerec.retrieval.build import build_index, load_index, save_index
 from corerec.retrieval.index import IndexConfig, ItemIndex
+from corerec.retrieval.stores import IndexSpec
 
 FLAT = IndexConfig()
 LISTS = IndexConfig(flat_below=1, recall_at=50, target_recall=0.95)
@@ -359,3 +360,25 @@ def test_files_of_before_there_were_stores_are_read(
     index.remove(numbers[10:20])
     index.settle()
     assert index.count == 890
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf-int8-refine", "ivf-pq-refine", "ivf-rabitq-refine"])
+def test_any_kind_is_tuned_saved_and_cut_into_shards(kind: str, tmp_path: Path) -> None:
+    vectors, queries = _units(6000), _units(64, 1)
+    spec = IndexSpec(kind=kind, refine_factor=4.0)  # type: ignore[arg-type]
+    config = IndexConfig(recall_at=50, target_recall=0.95)
+    built = build_index(vectors, model_id="m1", config=config, queries=_units(64, 3), spec=spec)
+    assert built.info.kind == kind
+    assert built.info.recall >= 0.95
+    save_index(built, tmp_path / "index.faiss", tmp_path / "index.json")
+    index = load_index(tmp_path / "index.faiss", tmp_path / "index.json", vectors=vectors)
+    assert index.info == built.info
+    parts = [index.shard(shard, 3) for shard in range(3)]
+    found = [part.search(queries, 50) for part in parts]
+    hits = 0
+    for row in range(64):
+        every = np.concatenate([own[row] for own, _ in found])
+        values = np.concatenate([own[row] for _, own in found])
+        best = every[np.argsort(-values)[:50]]
+        hits += len(np.intersect1d(best, _brute(vectors, queries[row], 50, np.empty(0, int))[0]))
+    assert hits >= 0.94 * 64 * 50

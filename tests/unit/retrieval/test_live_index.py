@@ -107,6 +107,7 @@ def kinds() -> list[tuple[str, IndexSpec]]:
         ("numpy", IndexSpec()),
         ("faiss", IndexSpec(kind="hnsw", ef_search=200)),
         ("faiss", IndexSpec(kind="ivf-flat", nlist=16, nprobe=8)),
+        ("faiss", IndexSpec(kind="ivf-int8-refine", nlist=16, nprobe=8)),
         ("faiss", IndexSpec(kind="ivf-pq-refine", nlist=16, nprobe=8, refine_factor=4)),
         ("faiss", IndexSpec(kind="ivf-rabitq-refine", nlist=16, nprobe=8, refine_factor=8)),
     ]

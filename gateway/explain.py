@@ -31,7 +31,6 @@ class Explainer:
         }
         self._removed: dict[int, RemovedItem] = {r.number: r for r in outcome.removed}
         self._seen = set(outcome.user.items.tolist())
-        self._blocked = set(view.blocked.tolist())
 
     def entered(self) -> list[int]:
         """Return every item that entered the funnel: retrieved ones in order, then pinned ones."""
@@ -94,7 +93,7 @@ class Explainer:
         if number in self._removed:
             removed = self._removed[number]
             return removed.rule, removed.note
-        if number in self._blocked:
+        if self._view.rules.blocked[number]:
             return "block", "a rule blocks it"
         return "cut", "below the end of the list"
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from corerec.live.catalogue import LiveCatalogue
+from corerec.rerank import CompiledRules
 from corerec.serving.metrics import Metrics
 from corerec.store.catalogue import Item, ItemChange
 
@@ -39,6 +40,7 @@ class Feed:
     Args:
         every: seconds between looks when no request brings one.
         kept: items whose attributes conditions ask for, by number; kept at their newest.
+        rules: what may be shown, which goes by the newest ids, categories and creators too.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Feed:
         *,
         every: float,
         kept: dict[int, Item] | None = None,
+        rules: CompiledRules | None = None,
     ) -> None:
         self.catalogue, self.every = catalogue, every
         self.settle = 2.0 * every
@@ -55,6 +58,7 @@ class Feed:
         self.stale = 1.5 * every
         """Age of the last look from which on an answer needs another."""
         self.kept: dict[int, Item] = {} if kept is None else kept
+        self._rules = rules
         self._looked = float("-inf")
         self._failed = float("-inf")
         self._errors = metrics.store_errors.labels("gateway")
@@ -80,6 +84,8 @@ class Feed:
         """Take in what a read brought; older news than those taken already change nothing."""
         fresh = [c for c in news.changes if c.position > self.catalogue.position]
         self.catalogue.apply(fresh)
+        if self._rules is not None:
+            self._rules.apply(fresh, self.catalogue)
         for change in fresh:
             if change.number in self.kept and change.item is not None:
                 self.kept[change.number] = change.item

@@ -90,7 +90,13 @@ def process(
         nonlocal funnel, writes
         view, store = await asyncio.to_thread(_load, config, release, open_store)
         metrics.release.labels(view.release).set(1)
-        feed = Feed(view.catalogue, metrics, every=config.tail_ms / 1000, kept=view.kept)
+        feed = Feed(
+            view.catalogue,
+            metrics,
+            every=config.tail_ms / 1000,
+            kept=view.kept,
+            rules=view.rules,
+        )
         profiles = Profiles(store, metrics, feed)
         await profiles.catch_up()
         profiles.follow()

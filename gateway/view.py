@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from corerec.live.catalogue import LiveCatalogue
 from corerec.release import Release
-from corerec.rerank import blocked_numbers, load_rules
+from corerec.rerank import CompiledRules, compile_rules, load_rules
 from corerec.stages import Candidates, Float32s, Int64s, Predicate, RankedItem, Source
 from corerec.store.catalogue import Item
 from gateway.conditions import meets
@@ -30,11 +31,11 @@ class ReleaseView:
     kept: dict[int, Item]
     """Attributes of the items that no stage has checked against conditions: popular and pinned."""
     popular_numbers: Int64s
-    """(P,) item numbers, most popular first, none blocked."""
+    """(P,) item numbers, most popular first, none blocked when the release was opened."""
     popular_scores: Float32s
     """(P,) their scores, descending."""
-    blocked: Int64s
-    """(B,) item numbers that the rules forbid, sorted."""
+    rules: CompiledRules
+    """What the rules block by item number; its feed keeps it at the store's state."""
     data_end: int
     """The moment at which the release's data ends, microseconds since 1970."""
 
@@ -42,11 +43,11 @@ class ReleaseView:
     def load(cls, release: Release, rules_path: Path | None = None) -> ReleaseView:
         """Return the view of an open release, with its own rules or those at `rules_path`."""
         catalogue, rules = release.catalogue, load_rules(rules_path or release.rules_path)
-        blocked = np.sort(blocked_numbers(rules, catalogue))
+        compiled = compile_rules(rules, catalogue)
         popular = pl.read_parquet(release.file("popular.parquet"))
         numbers = popular["item_number"].to_numpy().astype(np.int64)
         scores = popular["score"].to_numpy().astype(np.float32)
-        allowed = ~np.isin(numbers, blocked)
+        allowed = ~compiled.blocked[numbers]
         items = ReleaseItems(release)
         pinned = (catalogue.number_of(item_id) for item_id in rules.pins)
         kept = {*numbers[allowed].tolist(), *(n for n in pinned if n is not None)}
@@ -57,14 +58,14 @@ class ReleaseView:
             kept=items.read(sorted(kept)),
             popular_numbers=numbers[allowed],
             popular_scores=scores[allowed],
-            blocked=blocked,
+            rules=compiled,
             data_end=int(release.info["data_end_micros"]),
         )
 
     def popular(self, k: int, unwanted: Int64s, where: Sequence[Predicate] = ()) -> Candidates:
         """Return up to k popular items that are neither unwanted nor deleted and meet `where`."""
         numbers = self.popular_numbers
-        wanted = ~(np.isin(numbers, unwanted) | self.catalogue.deleted[numbers])
+        wanted = ~(np.isin(numbers, unwanted) | self.gone(numbers))
         keep = np.flatnonzero(wanted)
         if where:
             keep = keep[[self.meets(int(numbers[place]), where) for place in keep]]
@@ -74,6 +75,11 @@ class ReleaseView:
             scores=self.popular_scores[keep],
             sources=np.full(len(keep), Source.POPULAR, np.uint8),
         )
+
+    def gone(self, numbers: Int64s) -> NDArray[np.bool_]:
+        """Say which items (n,) must not be shown: deleted, or on the block list as it holds now."""
+        found: NDArray[np.bool_] = self.catalogue.deleted[numbers] | self.rules.blocked[numbers]
+        return found
 
     def meets(self, number: int, where: Sequence[Predicate]) -> bool:
         """Say whether a popular or pinned item meets conditions; of others nothing is known."""
@@ -96,8 +102,7 @@ class ReleaseView:
     def in_order(self, candidates: Candidates, k: int) -> list[RankedItem]:
         """Return the first k candidates that no rule blocks, as a final list."""
         numbers = candidates.numbers
-        gone = np.isin(numbers, self.blocked) | self.catalogue.deleted[numbers]
-        keep = np.flatnonzero(~gone)[:k]
+        keep = np.flatnonzero(~self.gone(numbers))[:k]
         return [self._item(candidates, int(place)) for place in keep]
 
     def _item(self, candidates: Candidates, place: int) -> RankedItem:

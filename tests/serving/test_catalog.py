@@ -244,6 +244,33 @@ async def test_reranking_that_is_down_and_the_popular_list_leave_deleted_items_o
     assert {d.stage for d in answer.degraded} == {"retrieve", "rerank"}
 
 
+async def test_the_block_list_holds_for_live_items_when_reranking_is_down(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[block]\nitems = ["soon"]\ncreators = ["bad"]\n')
+    cluster = await FakeCluster(tmp_path, tail_ms=50, rules=str(rules)).start()
+    try:
+        async with cluster.channel() as channel:
+            catalog = catalog_pb2_grpc.CatalogServiceStub(channel)
+            for stage in ("ranking", "rerank"):
+                cluster.faults[stage].error = Unavailable("gone")
+            finds(cluster, ITEMS, ITEMS + 1, 999)
+            items = [pb.Item(item_id=name) for name in ("soon", "fine")]
+            await upsert(catalog, *items, pb.Item(item_id="i999", creator="bad"))
+            await asyncio.sleep(0.2)
+            found = {item.item_id for item in (await recommend(channel)).items}
+            assert "fine" in found
+            assert not found & {"soon", "i999"}
+            cluster.faults["retrieval"].error = Unavailable("gone")
+            answer = await recommend(channel, page_size=100)  # the popular list has i999 first
+            assert "i999" not in {item.item_id for item in answer.items}
+            await upsert(catalog, pb.Item(item_id="i999", creator="good"))
+            await asyncio.sleep(0.2)
+            answer = await recommend(channel, page_size=100)
+            assert answer.items[0].item_id == "i999"
+    finally:
+        await cluster.stop()
+
+
 async def test_a_deleted_item_comes_back_when_it_is_upserted_again(
     cluster, channel, catalog
 ) -> None:

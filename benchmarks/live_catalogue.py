@@ -43,7 +43,7 @@ from corerec.serving.stage_client import RemoteStage
 from corerec.stages import RetrieveEntry, UserContext
 
 PROBE_SECONDS = 0.005
-SAMPLED = 40  # one upserted item in so many is looked for by name
+SAMPLED = 400  # one upserted item in so many is looked for by name
 
 
 class Services:

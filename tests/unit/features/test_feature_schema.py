@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from corerec.errors import ConfigError, InvalidArgument
-from corerec.features import FeatureSchema, ItemFeatures, UserIndex, encode
+from corerec.features import FeatureSchema, ItemFeatures, UserIndex
+from corerec.features import encode as encoding
 from corerec.features.encode import title_tokens
 from corerec.features.schema import CategoricalFeature
 
@@ -159,8 +160,8 @@ def test_no_items_and_no_users_give_empty_arrays(tables: Tables) -> None:
 def test_a_few_rows_are_encoded_as_many_are(monkeypatch: pytest.MonkeyPatch) -> None:
     feature = CategoricalFeature(name="c", vocabulary=("b", "a", "1"))
     column = pl.Series(["a", None, "zz", "b", "1"])
-    few = encode._codes(column, feature)
-    monkeypatch.setattr(encode, "FEW_ROWS", 0)
-    many = encode._codes(column, feature)
+    few = encoding._codes(column, feature)
+    monkeypatch.setattr(encoding, "FEW_ROWS", 0)
+    many = encoding._codes(column, feature)
     assert few.tolist() == many.tolist() == [2, 0, 0, 1, 3]
     assert few.dtype == many.dtype

@@ -143,7 +143,7 @@ def test_every_kind_keeps_up_with_a_catalogue_that_turns_over(
         hits += len(np.intersect1d(found, best(items, query[0], 20, "ip")))
     assert hits >= 0.9 * 60 * 20
     assert index.numbers().tolist() == sorted(items)
-    for _ in range(20):
+    for _ in range(300):
         index.maintain()
         assert index.wait(60)
     assert len(index) == len(items)

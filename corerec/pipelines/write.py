@@ -104,7 +104,9 @@ def _write_models(writer: ReleaseWriter, trained: Trained) -> None:
         vectors = writer.path(vectors_file(source.kind))
         own.save(vectors.parent)
         save_file({"vectors": np.ascontiguousarray(source.vectors)}, vectors)
-        save_index(source.index, *(writer.path(name) for name in index_files(source.kind)))
+        # The vectors lie beside it already.
+        path, header = (writer.path(name) for name in index_files(source.kind))
+        save_index(source.index, path, header, with_vectors=False)
     RetrievalHeader(
         sources=tuple(own.source.kind for own in trained.sources),
         options=_kept_options(trained),

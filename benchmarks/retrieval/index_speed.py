@@ -25,6 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "quality"))
+import torch
 from peers import THREADS, Contender, Faiss, Float32s, Hnswlib, Int64s, Ours, Scann, Usearch
 from report import ROOT, command, machine
 from vectors import WORK, load
@@ -159,6 +160,7 @@ def filtered(own: Ours, vectors: Float32s, queries: Float32s) -> list[dict[str, 
 
     Each is tried twice: items at random, and whole regions of the space, as a category is.
     """
+    torch.set_num_threads(1)  # as services do: the threads are for queries
     rng, found = np.random.default_rng(2), []
     region = vectors @ rng.normal(size=vectors.shape[1]).astype(np.float32)
     for share in (1.0, 0.5, 0.05, 0.005):
@@ -264,7 +266,7 @@ def main() -> None:
             print(json.dumps(results.get(name)), flush=True)
     else:
         results = compare(names, every, args.work, args.large, args.build_only)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of KiB
         if args.alone:
             own_peak = {name: own | {"peak_gib": round(peak, 2)} for name, own in results.items()}
             print(json.dumps(own_peak))

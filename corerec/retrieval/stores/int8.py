@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +32,15 @@ from corerec.retrieval.stores.exact import Rows, order
 from corerec.retrieval.stores.files import describe, read_array, vectors_path, write_header
 from corerec.retrieval.stores.int8_kernel import LANES
 from corerec.retrieval.stores.int8_lists import Lists, append, empty_lists, erase, laid_out
-from corerec.retrieval.stores.int8_search import LOW, NONE, TOP, nearest_lists, search_lists
+from corerec.retrieval.stores.int8_parts import (
+    NO_ITEMS,
+    flat,
+    learned_centres,
+    nearest,
+    share,
+    without_empty,
+)
+from corerec.retrieval.stores.int8_search import LOW, NONE, TOP, search_lists
 from corerec.retrieval.stores.masks import MaskPlan, MaskPlans
 from corerec.retrieval.stores.places import Places
 from corerec.retrieval.stores.spec import Backend, IndexSpec, Metric
@@ -50,11 +55,8 @@ without one looks at; or until they are so many times as many, or 1 / share of t
 _REBUILD = 4
 """An add of more than 1/4 of what is held lays all lists out anew."""
 _CHUNK = 1 << 16
-_SHARE = 8
-"""Queries a thread is given at least."""
 _SIGN = np.int32(0x7FFFFFFF)
 _ALL = np.empty(0, np.bool_)
-_NO_ITEMS = np.empty(0, np.int64)
 
 
 class Int8Store:
@@ -142,7 +144,7 @@ class Int8Store:
         nlist = min(self._spec.lists_for(count or len(sample)), len(sample))
         nprobe = min(self._spec.nprobe or max(1, nlist // 8), nlist)
         self._spec = replace(self._spec, nlist=nlist, nprobe=nprobe)
-        self._use(_centres(sample, self._spec, self._metric))
+        self._use(learned_centres(sample, self._spec, self._metric))
 
     def add(self, numbers: Int64s, vectors: Float32s) -> None:
         """Add items; see VectorStore."""
@@ -155,7 +157,7 @@ class Int8Store:
         if self._metric == "cosine":
             vectors = unit(vectors)
         lists, distance = self._ready, self._metric == "l2"
-        home = _assign(lists, vectors, self._metric)
+        home = nearest(lists, vectors, self._metric)
         if _REBUILD * len(numbers) > len(self):
             known = self.numbers()
             at = self._places.find(known)
@@ -337,17 +339,17 @@ class Int8Store:
         plan: MaskPlan | None,
         excluded: Sequence[Int64s] | None,
     ) -> tuple[Int64s, Float32s]:
-        lists, held, target = self._ready, _NO_ITEMS, 0
-        barred, starts = _flat(excluded)
+        lists, held, target = self._ready, NO_ITEMS, 0
+        barred, starts = flat(excluded)
         wanted = min(math.ceil(k * self._spec.refine_factor), len(self))
         probes = self._spec.nprobe
         if plan is not None:
             # What is allowed may lie away from a query, so its best are scattered over more lists.
             held, target = plan.per_list, int(_SCATTERED * max(self._read_items(), wanted))
-            share = max(1, plan.count) / len(self)
-            probes = min(math.ceil(probes * max(_LISTS, 1 / share)), self._spec.nlist)
+            part = max(1, plan.count) / len(self)
+            probes = min(math.ceil(probes * max(_LISTS, 1 / part)), self._spec.nlist)
             if not plan.sampled:
-                lists = _without_empty(lists, held)
+                lists = without_empty(lists, held)
         found = np.empty((len(queries), wanted), np.int64)
         by_slot = bool(lists.highest[0] >= TOP)
         least, distance = min(k, len(self)), self._metric == "l2"
@@ -358,7 +360,7 @@ class Int8Store:
                          starts[start : end + 1], found[start:end])  # fmt: skip
             found[start:end].sort(axis=1)
 
-        _share(ask, len(queries))
+        share(ask, len(queries))
         return self._unpacked(found, k, by_slot)
 
     def _unpacked(self, found: Int64s, k: int, by_slot: bool) -> tuple[Int64s, Float32s]:
@@ -389,63 +391,3 @@ class _Homes:
         """Return the lists (n,) of numbers (n,), -1 where a number is not held."""
         slots = self._store._places.find(numbers)
         return np.where(slots >= 0, self._store._ready.home[slots // LANES], -1)
-
-
-def _centres(sample: Float32s, spec: IndexSpec, metric: Metric) -> Float32s:
-    """Return centres (L, D) learned from a sample."""
-    kmeans = faiss.Kmeans(
-        sample.shape[1],
-        spec.nlist,
-        niter=10,
-        spherical=metric != "l2",
-        seed=spec.seed or 1234,
-        max_points_per_centroid=spec.points,
-        min_points_per_centroid=1,
-    )
-    kmeans.train(sample)
-    return np.ascontiguousarray(kmeans.centroids, np.float32)
-
-
-def _assign(lists: Lists, vectors: Float32s, metric: Metric) -> Int64s:
-    """Return the list (N,) of each vector."""
-    home = np.empty(len(vectors), np.int64)
-
-    def assign(start: int, end: int) -> None:
-        nearest_lists(vectors[start:end], lists, metric == "l2", home[start:end])
-
-    _share(assign, len(vectors))
-    return home
-
-
-def _without_empty(lists: Lists, held: Int64s) -> Lists:
-    """Return lists of which those that hold nothing allowed are never chosen."""
-    scales = lists.centre_scales.copy()
-    scales.reshape(-1)[: len(held)][held == 0] = np.nan
-    return lists._replace(centre_scales=scales)
-
-
-def _flat(excluded: Sequence[Int64s] | None) -> tuple[Int64s, Int64s]:
-    """Return all excluded numbers in one row, and where each query's begin, (B + 1,)."""
-    if excluded is None or not any(len(own) for own in excluded):
-        return _NO_ITEMS, np.zeros(1 if excluded is None else len(excluded) + 1, np.int64)
-    starts = np.concatenate([[0], np.cumsum([len(own) for own in excluded])]).astype(np.int64)
-    return np.concatenate([check_numbers(own) for own in excluded]), starts
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="int8")
-
-
-def _share(work: Any, count: int) -> None:
-    """Call work(start, end) for parts of range(count), on as many threads as FAISS may use."""
-    threads = min(faiss.omp_get_max_threads(), count // _SHARE)
-    if threads <= 1:
-        work(0, count)
-        return
-    ends = np.linspace(0, count, threads + 1).astype(int).tolist()
-    parts = list(pairwise(ends))
-    others = [_pool(threads).submit(work, *part) for part in parts[1:]]
-    work(*parts[0])
-    for other in others:
-        other.result()

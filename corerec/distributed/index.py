@@ -7,22 +7,24 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
+from numpy.typing import NDArray
 
 from corerec.distributed.embed import run_blocks
 from corerec.distributed.shards import Shards
 from corerec.errors import InvalidArgument
 from corerec.retrieval.build import build_index, finish_index, spec_for, training_rows
 from corerec.retrieval.index import IndexConfig, IndexInfo, ItemIndex
-from corerec.retrieval.stores.lists import ListsStore
-from corerec.retrieval.stores.probing import train_index
+from corerec.retrieval.stores.int8 import Int8Store
+from corerec.retrieval.stores.spec import IndexSpec
 from corerec.stages import Float32s
+
+_CENTRES = "centres.npy"
 
 
 def build_sharded_index(
@@ -56,12 +58,11 @@ def build_sharded_index(
         )
     work = work.resolve() / f"lists-{_identity(shards, config, seed)}"
     work.mkdir(parents=True, exist_ok=True)
-    empty = work / "empty.faiss"
-    if not empty.exists():
+    if not (work / _CENTRES).exists():
         spec = spec_for(info.count, config, seed)
-        sample = shards.take(training_rows(spec, info.count))
-        nlist = min(spec.lists_for(info.count), len(sample))
-        _write_index(train_index(sample, replace(spec, nlist=nlist), "ip"), empty)
+        store = Int8Store(info.dim, "ip", spec)
+        store.train(shards.take(training_rows(spec, info.count)), info.count)
+        _write(work / _CENTRES, store.centres)
     missing = [start for start in shards.starts() if not _part(work, start).exists()]
     if missing:
         run_blocks(
@@ -78,18 +79,16 @@ def build_sharded_index(
 
 
 def _fill(shards: str, work: str, start: int) -> None:
-    """File the vectors of one shard under the lists. Runs in a worker."""
-    faiss.omp_set_num_threads(1)  # as many workers as cores
+    """Find the lists of the vectors of one shard. Runs in a worker."""
     vectors = np.ascontiguousarray(Shards.open(Path(shards)).read(start))
-    part: Any = faiss.read_index(str(Path(work) / "empty.faiss"))
-    part.add_with_ids(vectors, np.arange(start, start + len(vectors)))
-    _write_index(part, _part(Path(work), start))
+    store = Int8Store.of_centres(np.load(Path(work) / _CENTRES), "ip", IndexSpec())
+    _write(_part(Path(work), start), store.assign(vectors))
 
 
-def _write_index(index: Any, path: Path) -> None:
-    """Write a FAISS index so that its file is whole or absent."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    faiss.write_index(index, str(fresh))
+def _write(path: Path, array: NDArray[Any]) -> None:
+    """Write an array so that its file is whole or absent."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.npy")
+    np.save(fresh, array, allow_pickle=False)
     fresh.replace(path)
 
 
@@ -97,14 +96,11 @@ def _merged(
     shards: Shards, work: Path, config: IndexConfig, queries: Float32s | None, seed: int
 ) -> ItemIndex:
     info = shards.info
-    inner: Any = faiss.read_index(str(work / "empty.faiss"))
-    for start in shards.starts():
-        part: Any = faiss.read_index(str(_part(work, start)))
-        inner.merge_from(part, 0)  # its vectors bring their own numbers
     vectors = shards.whole()
     spec = spec_for(info.count, config, seed)
-    store = ListsStore(info.dim, "ip", spec, given=vectors)
-    store.adopt(inner)
+    store = Int8Store.of_centres(np.load(work / _CENTRES), "ip", spec, given=vectors)
+    home = np.concatenate([np.load(_part(work, start)) for start in sorted(shards.starts())])
+    store.add(np.arange(info.count, dtype=np.int64), vectors, home)
     return finish_index(
         store,
         vectors,
@@ -123,7 +119,7 @@ def _merged(
 
 
 def _part(work: Path, start: int) -> Path:
-    return work / f"part-{start:012d}.faiss"
+    return work / f"part-{start:012d}.npy"
 
 
 def _identity(shards: Shards, config: IndexConfig, seed: int) -> str:

@@ -87,9 +87,7 @@ def spec_for(count: int, config: IndexConfig, seed: int) -> IndexSpec:
     """Return the kind of index that a catalogue of so many items gets."""
     if count < config.flat_below:
         return IndexSpec(seed=seed)
-    if count < config.sq8_from:
-        return IndexSpec(kind="ivf-flat", seed=seed)
-    return IndexSpec(kind="ivf-sq8-refine", refine_factor=config.refine_factor, seed=seed)
+    return IndexSpec(kind="ivf-int8-refine", refine_factor=config.refine_factor, seed=seed)
 
 
 def training_rows(spec: IndexSpec, count: int) -> Int64s:

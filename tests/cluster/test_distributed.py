@@ -176,9 +176,8 @@ def test_shards_hold_what_one_process_computes_and_are_not_computed_again(
     [
         IndexConfig(),
         IndexConfig(flat_below=10, recall_at=20, target_recall=0.9),
-        IndexConfig(flat_below=10, sq8_from=20, recall_at=20, target_recall=0.9),
     ],
-    ids=["flat", "ivf", "ivf-sq8"],
+    ids=["flat", "lists"],
 )
 def test_an_index_from_shards_is_the_one_that_one_process_builds(
     config: IndexConfig, model: Path, tmp_path: Path

@@ -74,6 +74,23 @@ class Int8Store:
         """The slot of each number."""
         self._plans, self._version = MaskPlans(), 0
 
+    @classmethod
+    def of_centres(
+        cls, centres: Float32s, metric: Metric, spec: IndexSpec, *, given: Float32s | None = None
+    ) -> Int8Store:
+        """Return an empty store that has learned its centres (L, D) elsewhere."""
+        nlist = len(centres)
+        nprobe = min(spec.nprobe or max(1, nlist // 8), nlist)
+        own = replace(spec, nlist=nlist, nprobe=nprobe)
+        store = cls(centres.shape[1], metric, own, given=given)
+        store._use(np.ascontiguousarray(centres, np.float32))
+        return store
+
+    @property
+    def centres(self) -> Float32s:
+        """(L, D), once trained. Raises FailedPrecondition before."""
+        return self._ready.centres
+
     @property
     def dim(self) -> int:
         """Width of a vector."""
@@ -146,8 +163,14 @@ class Int8Store:
         self._spec = replace(self._spec, nlist=nlist, nprobe=nprobe)
         self._use(learned_centres(sample, self._spec, self._metric))
 
-    def add(self, numbers: Int64s, vectors: Float32s) -> None:
-        """Add items; see VectorStore."""
+    def assign(self, vectors: Float32s) -> Int64s:
+        """Return the list (n,) that each of the vectors (n, D) belongs to."""
+        if self._metric == "cosine":
+            vectors = unit(vectors)
+        return nearest(self._ready, np.ascontiguousarray(vectors, np.float32), self._metric)
+
+    def add(self, numbers: Int64s, vectors: Float32s, home: Int64s | None = None) -> None:
+        """Add items; see VectorStore. `home` (n,) is what `assign` says of them, where known."""
         numbers, vectors = check_vectors(numbers, vectors, self._dim)
         refuse_known(self._places, numbers)
         if not len(numbers):
@@ -157,7 +180,8 @@ class Int8Store:
         if self._metric == "cosine":
             vectors = unit(vectors)
         lists, distance = self._ready, self._metric == "l2"
-        home = nearest(lists, vectors, self._metric)
+        if home is None:
+            home = nearest(lists, vectors, self._metric)
         if _REBUILD * len(numbers) > len(self):
             known = self.numbers()
             at = self._places.find(known)

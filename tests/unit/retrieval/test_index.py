@@ -14,10 +14,12 @@ from corerec.retrieval.build import build_index, load_index, save_index
 from corerec.retrieval.index import IndexConfig, ItemIndex
 from corerec.retrieval.stores import IndexSpec
 
-FLAT = IndexConfig()
 LISTS = IndexConfig(flat_below=1, recall_at=50, target_recall=0.95)
-CODES = IndexConfig(flat_below=1, sq8_from=1, recall_at=50, target_recall=0.95, refine_factor=2.0)
-KINDS = {"flat": FLAT, "ivf-flat": LISTS, "ivf-sq8-refine": CODES}
+KINDS = {
+    "flat": IndexSpec(),
+    "ivf-flat": IndexSpec(kind="ivf-flat"),
+    "ivf-sq8-refine": IndexSpec(kind="ivf-sq8-refine", refine_factor=2.0),
+}
 
 
 def _units(rows: int, seed: int = 0, dim: int = 16) -> np.ndarray:
@@ -37,9 +39,18 @@ def _brute(
 
 
 def _build(kind: str, vectors: np.ndarray, **kwargs: object) -> ItemIndex:
-    index = build_index(vectors, model_id="m1", config=KINDS[kind], **kwargs)  # type: ignore[arg-type]
+    index = build_index(vectors, model_id="m1", config=LISTS, spec=KINDS[kind], **kwargs)  # type: ignore[arg-type]
     assert index.info.kind == kind
     return index
+
+
+def test_the_size_of_the_catalogue_chooses_the_kind() -> None:
+    vectors = _units(600)
+    for below, kind in ((601, "flat"), (600, "ivf-int8-refine")):
+        config = IndexConfig(flat_below=below, recall_at=50, target_recall=0.95)
+        index = build_index(vectors, model_id="m1", config=config)
+        assert index.info.kind == kind
+        assert index.info.recall >= 0.95
 
 
 @pytest.mark.parametrize("rows", [30, 3000, 9000])

@@ -128,7 +128,7 @@ class ItemIndex:
         """Remove items and return how many were there; unknown numbers are ignored."""
         return self._live.remove(numbers)
 
-    def maintain(self, rows: int = 64) -> bool:
+    def maintain(self, rows: int = 16) -> bool:
         """Move a few pending rows into the main store; True while more is to do."""
         return self._live.maintain(rows)
 

@@ -136,10 +136,15 @@ class LiveIndex:
         found = self._main.search(queries, k, *self._without_dead(allowed, excluded, len(queries)))
         if not len(self._delta):
             return found
-        more = self._delta.search(queries, k, allowed, excluded)
-        return order(np.hstack([found[0], more[0]]), np.hstack([found[1], more[1]]), k)
+        # What is not among the best k of the main store is not among the best k of both.
+        numbers, scores = self._delta.search_above(queries, k, allowed, excluded, found[1][:, -1])
+        width = int((numbers >= 0).sum(axis=1).max(initial=0))
+        if not width:
+            return found
+        every = np.concatenate([found[0], numbers[:, :width]], axis=1)
+        return order(every, np.concatenate([found[1], scores[:, :width]], axis=1), k)
 
-    def maintain(self, rows: int = 64) -> bool:
+    def maintain(self, rows: int = 16) -> bool:
         """Move up to so many rows of the delta into the main store; True while more is to do.
 
         False is also returned while a fresh main store is being built: call again a little later.

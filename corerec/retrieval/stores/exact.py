@@ -65,10 +65,13 @@ def order(numbers: Int64s, scores: Float32s, k: int) -> tuple[Int64s, Float32s]:
         bits = ~(keys >> 32).astype(np.int32)
         scores = (bits ^ ((bits >> 31) & _SIGN)).view(np.float32)
         numbers = np.where(scores == -np.inf, -1, keys & _LOW)
-    if width < k:
-        numbers = np.pad(numbers, ((0, 0), (0, k - width)), constant_values=-1)
-        scores = np.pad(scores, ((0, 0), (0, k - width)), constant_values=-np.inf)
-    return numbers, scores
+    if width >= k:
+        return numbers, scores
+    # np.pad does the same in fifty microseconds.
+    wide_numbers = np.full((len(numbers), k), -1, np.int64)
+    wide_scores = np.full((len(numbers), k), -np.inf, np.float32)
+    wide_numbers[:, :width], wide_scores[:, :width] = numbers, scores
+    return wide_numbers, wide_scores
 
 
 class Rows:
@@ -97,10 +100,15 @@ class Rows:
         k: int,
         blocked: Int64s | None = None,
         excluded: list[Int64s] | None = None,
+        floors: Float32s | None = None,
     ) -> tuple[Int64s, Float32s]:
         """Return the k best rows of each query as numbers and scores, padded with -1 and -inf.
 
-        Shapes: queries (B, D); blocked, rows that no query may find; excluded, rows a query.
+        Rows that score below a query's floor may be left out; of a few new rows beside many old
+        ones that is nearly all of them.
+
+        Shapes: queries (B, D); blocked, rows that no query may find; excluded, rows a query;
+        floors (B,).
         """
         if not len(self.numbers):
             scores = np.full((len(queries), k), -np.inf, np.float32)
@@ -114,7 +122,12 @@ class Rows:
                     line[blocked] = -np.inf
                 if excluded is not None and len(excluded[i]):
                     line[excluded[i]] = -np.inf
-                found.append(near_best(line, min(k, len(line)), self.margin(queries[i])))
+                margin = self.margin(queries[i])
+                # A product for L2 lacks the query's own length: its floor means nothing here.
+                if floors is None or self.metric == "l2":
+                    found.append(near_best(line, min(k, len(line)), margin))
+                else:
+                    found.append(_above(line, k, margin, float(floors[i])))
         return self._finish(queries, k, found)
 
     def _finish(self, queries: Float32s, k: int, found: list[Int64s]) -> tuple[Int64s, Float32s]:
@@ -151,3 +164,10 @@ class Rows:
         if self.metric == "l2":
             length = 2 * length + longest + own
         return float(4 * _ROUNDING * max(8.0, len(query) ** 0.5) * length)
+
+
+def _above(scores: Float32s, k: int, margin: float, floor: float) -> Int64s:
+    """Return what `near_best` does of the rows whose score may reach a floor."""
+    least = max(floor - margin, float(np.finfo(np.float32).min))  # never a row at -inf
+    rows = np.flatnonzero(scores >= least)
+    return rows if len(rows) <= k else rows[near_best(scores[rows], k, margin)]

@@ -158,6 +158,20 @@ class FlatStore:
         excluded: Sequence[Int64s] | None = None,
     ) -> tuple[Int64s, Float32s]:
         """Return the k best allowed items of each query; see VectorStore."""
+        return self.search_above(queries, k, allowed, excluded)
+
+    def search_above(
+        self,
+        queries: Float32s,
+        k: int,
+        allowed: Mask | None = None,
+        excluded: Sequence[Int64s] | None = None,
+        floors: Float32s | None = None,
+    ) -> tuple[Int64s, Float32s]:
+        """Do what `search` does; items that score below a query's floor may be left out.
+
+        Shapes: floors (B,).
+        """
         check_search(queries, k, allowed, excluded, self._dim)
         queries = prepared(queries, self._metric)
         blocked = None
@@ -173,7 +187,7 @@ class FlatStore:
             rows = [own[own >= 0] for own in rows]
         if self.backend == "faiss" and blocked is None and self._count:
             return self._search_faiss(queries, k, rows)
-        return self._rows().search(queries, k, blocked, rows)
+        return self._rows().search(queries, k, blocked, rows, floors)
 
     def tune(
         self,

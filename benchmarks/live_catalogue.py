@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import re
 import signal
@@ -31,7 +32,7 @@ import numpy as np
 from benchmarks.quality.report import machine
 from corerec.client import AsyncClient, CatalogItem, Predicate
 from corerec.data.generate import generate
-from corerec.errors import CoreRecError
+from corerec.errors import CoreRecError, InvalidArgument
 from corerec.pipelines.config import TrainConfig
 from corerec.pipelines.train import train_release
 from corerec.release import Release
@@ -167,9 +168,10 @@ async def find(client: AsyncClient, seen: Seen, mark: str) -> None:
     started = time.monotonic()
     where = [Predicate(attribute="mark", any_of=(mark,))]
     while time.monotonic() < started + 10:
-        if (await client.recommend("", where=where)).items:
-            seen.named.append(time.monotonic() - started)
-            return
+        with contextlib.suppress(InvalidArgument):  # no replica knows the attribute yet
+            if (await client.recommend("", where=where)).items:
+                seen.named.append(time.monotonic() - started)
+                return
         await asyncio.sleep(0.01)
     seen.errors.append(f"{mark} was never found")
 

@@ -10,7 +10,8 @@ from collections import deque
 EXTRA_SHARE = 0.05
 """Second RPCs a first one, in the long run."""
 _MOST_SAVED = 5.0  # second RPCs that quiet times save up for a bad moment
-_QUANTILE = 0.95
+# Late at the 95th percentile would be 5% of all RPCs: the whole budget, and none left for a stall.
+_QUANTILE = 0.98
 _WINDOW = 256
 _LEAST = 32  # latencies that must be known before anything is called late
 _EVERY = 16  # latencies between two looks at the quantile
@@ -21,7 +22,7 @@ _TRY_SLOW_EVERY = 64
 
 
 class Hedge:
-    """The running 95th percentile of RPC latencies, and a budget of second RPCs."""
+    """The running 98th percentile of RPC latencies, and a budget of second RPCs."""
 
     def __init__(self, extra: float = EXTRA_SHARE) -> None:
         """`extra`: second RPCs a first one, [0, 1]; 0 sends none."""

@@ -24,7 +24,7 @@ def entry() -> RankEntry:
     return RankEntry(user=UserContext(), candidates=candidates, k=3)
 
 
-def test_late_is_the_95th_percentile_of_recent_latencies() -> None:
+def test_late_is_the_98th_percentile_of_recent_latencies() -> None:
     hedge, rng = Hedge(), np.random.default_rng(0)
     assert hedge.after is None
     latencies = rng.uniform(0.01, 0.02, 256)

@@ -26,10 +26,12 @@ class Waiting(Generic[E, R]):
 class Sent(Generic[E, R]):
     """A batch and the RPCs that ask for it."""
 
-    __slots__ = ("answered", "batch", "open", "release")
+    __slots__ = ("answered", "batch", "open", "release", "timer")
 
     def __init__(self, release: str, batch: list[Waiting[E, R]]) -> None:
         self.release, self.batch, self.open, self.answered = release, batch, 1, False
+        self.timer: asyncio.TimerHandle | None = None
+        """When to look whether the batch is late."""
 
 
 def fail(batch: Iterable[Waiting[Any, Any]], error: CoreRecError) -> None:

@@ -126,27 +126,35 @@ class RemoteStage(Generic[E, R]):
     async def _send(self, release: str, batch: list[Waiting[E, R]], replica: Replica) -> None:
         """Send a batch; when it is late and another replica is there, send it there too."""
         sent = Sent(release, batch)
-        timer: asyncio.TimerHandle | None = None
         if self._hedge is not None:
             self._hedge.earn()
-            if (after := self._hedge.after) is not None and self._replicas.several:
-                loop = asyncio.get_running_loop()
-                timer = loop.call_later(after, self._send_again, sent, replica)
+            if self._replicas.several:
+                self._look_later(sent, replica)
         try:
             await self._attempt(sent, batch, replica)
         finally:
-            if timer is not None:
-                timer.cancel()
+            if sent.timer is not None:
+                sent.timer.cancel()
+
+    def _look_later(self, sent: Sent[E, R], first: Replica) -> None:
+        assert self._hedge is not None
+        if (after := self._hedge.after) is not None:
+            loop = asyncio.get_running_loop()
+            sent.timer = loop.call_later(after, self._send_again, sent, first)
 
     def _send_again(self, sent: Sent[E, R], first: Replica) -> None:
         batch = [waiting for waiting in sent.batch if not waiting.future.done()]
+        if not batch:
+            return
         other = self._replicas.other_than(first)
         assert self._hedge is not None
-        if batch and other is not None and self._hedge.spend():
+        if other is not None and self._hedge.spend():
             other.in_flight += 1
             other.sent += 1
             sent.open += 1
             self._spawn(self._attempt(sent, batch, other, second=True))
+        else:  # nobody to ask, or nothing left to ask with; what hangs still hangs a little later
+            self._look_later(sent, first)
 
     async def _attempt(
         self,

@@ -21,6 +21,7 @@ from corerec.retrieval.options import RetrievalOptions
 from corerec.retrieval.popular import PopularList
 from corerec.retrieval.shard import ShardCore
 from corerec.retrieval.sources import IndexedVectors, UserEncoder
+from corerec.retrieval.stores.spec import IndexSpec, Kind
 from corerec.stages import (
     RetrieveEntry,
     RetrieveResult,
@@ -142,13 +143,15 @@ def test_flat_shards_give_the_bits_that_one_gives(
                 assert np.array_equal(scores, other.found_by[source], equal_nan=True)
 
 
-@pytest.mark.parametrize("shards", [2, 4])
-def test_shards_that_share_centres_find_what_one_finds(shards: int) -> None:
+@pytest.mark.parametrize("kind", ["ivf-flat", "ivf-int8-refine"])
+@pytest.mark.parametrize("shards", [2, 4, 8])
+def test_shards_that_share_centres_find_what_one_finds(shards: int, kind: Kind) -> None:
     rng = np.random.default_rng(3)
     vectors = rng.normal(size=(6_000, 24)).astype(np.float32)
     config = IndexConfig(flat_below=1, recall_at=50, target_recall=0.9)
-    index = build_index(vectors, model_id="two_tower", config=config)
-    assert index.info.kind == "ivf-flat"
+    spec = IndexSpec(kind=kind)
+    index = build_index(vectors, model_id="two_tower", config=config, spec=spec)
+    assert index.info.kind == kind
     source = IndexedVectors(
         kind="two_tower",
         source=Source.TWO_TOWER,

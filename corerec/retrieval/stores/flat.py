@@ -25,6 +25,7 @@ from corerec.retrieval.stores.base import (
     check_vectors,
     refuse_known,
 )
+from corerec.retrieval.stores.described import Described
 from corerec.retrieval.stores.exact import Rows
 from corerec.retrieval.stores.files import (
     describe,
@@ -41,7 +42,7 @@ _SLACK = 8
 """Results that FAISS is asked for beyond k, so that near ties at the end are seen."""
 
 
-class FlatStore:
+class FlatStore(Described):
     """Exact search over vectors held in one matrix."""
 
     def __init__(
@@ -52,33 +53,13 @@ class FlatStore:
         *,
         backend: Backend = "numpy",
     ) -> None:
-        self._dim, self._metric, self.backend = dim, metric, backend
-        self._spec = spec or IndexSpec()
+        super().__init__(dim, metric, spec or IndexSpec())
+        self.backend = backend
         self._places = Places()
         self._count, self._longest = 0, 0.0
         self._numbers = np.empty(0, np.int64)
         self._vectors = np.empty((0, dim), np.float32)
         self._squares = np.empty(0, np.float32)
-
-    @property
-    def dim(self) -> int:
-        """Width of a vector."""
-        return self._dim
-
-    @property
-    def metric(self) -> Metric:
-        """What a score is."""
-        return self._metric
-
-    @property
-    def spec(self) -> IndexSpec:
-        """Kind and parameters in use."""
-        return self._spec
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held, bytes."""
-        return sum(vars(self.held()).values())
 
     def __len__(self) -> int:
         return self._count

@@ -20,6 +20,7 @@ from corerec.retrieval.stores.base import (
     check_vectors,
     refuse_known,
 )
+from corerec.retrieval.stores.described import Described
 from corerec.retrieval.stores.exact import Rows, order, score_rows
 from corerec.retrieval.stores.files import (
     describe,
@@ -41,38 +42,18 @@ _MORE = 1.2
 """So many times what a filter should leave k of is walked to."""
 
 
-class GraphStore:
+class GraphStore(Described):
     """Approximate search along a graph of neighbours. A removed item stays a node that is never
     found, so a store that changes much is built afresh now and then."""
 
     backend: Backend = "faiss"
 
     def __init__(self, dim: int, metric: Metric, spec: IndexSpec) -> None:
-        self._dim, self._metric, self._spec = dim, metric, spec
+        super().__init__(dim, metric, spec)
         self._index: Any = _faiss.IndexHNSWFlat(dim, spec.m, faiss_metric(metric))
         self._index.hnsw.efConstruction = spec.ef_construction
         self._places = Places()
         self._numbers, self._alive = np.empty(0, np.int64), np.empty(0, np.bool_)
-
-    @property
-    def dim(self) -> int:
-        """Width of a vector."""
-        return self._dim
-
-    @property
-    def metric(self) -> Metric:
-        """What a score is."""
-        return self._metric
-
-    @property
-    def spec(self) -> IndexSpec:
-        """Kind and parameters in use."""
-        return self._spec
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held, bytes."""
-        return sum(vars(self.held()).values())
 
     def __len__(self) -> int:
         return len(self._places)

@@ -28,6 +28,7 @@ from corerec.retrieval.stores.base import (
     check_vectors,
     refuse_known,
 )
+from corerec.retrieval.stores.described import Described
 from corerec.retrieval.stores.exact import Rows, order
 from corerec.retrieval.stores.files import describe, read_array, vectors_path, write_header
 from corerec.retrieval.stores.int8_kernel import LANES
@@ -59,7 +60,7 @@ _SIGN = np.int32(0x7FFFFFFF)
 _ALL = np.empty(0, np.bool_)
 
 
-class Int8Store:
+class Int8Store(Described):
     """Approximate search of any metric: the lists nearest to a query are read, and only those."""
 
     backend: Backend = "faiss"
@@ -67,7 +68,7 @@ class Int8Store:
     def __init__(
         self, dim: int, metric: Metric, spec: IndexSpec, *, given: Float32s | None = None
     ) -> None:
-        self._dim, self._metric, self._spec = dim, metric, spec
+        super().__init__(dim, metric, spec)
         self._given = np.empty((0, dim), np.float32) if given is None else given
         self._lists: Lists | None = None
         self._places = Places()
@@ -90,26 +91,6 @@ class Int8Store:
     def centres(self) -> Float32s:
         """(L, D), once trained. Raises FailedPrecondition before."""
         return self._ready.centres
-
-    @property
-    def dim(self) -> int:
-        """Width of a vector."""
-        return self._dim
-
-    @property
-    def metric(self) -> Metric:
-        """What a score is."""
-        return self._metric
-
-    @property
-    def spec(self) -> IndexSpec:
-        """Kind and parameters in use."""
-        return self._spec
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held, bytes."""
-        return sum(vars(self.held()).values())
 
     def __len__(self) -> int:
         return len(self._places)

@@ -21,6 +21,7 @@ from corerec.retrieval.stores.base import (
     check_vectors,
     refuse_known,
 )
+from corerec.retrieval.stores.described import Described
 from corerec.retrieval.stores.edit import drop_entries, drop_entry, list_ids
 from corerec.retrieval.stores.files import describe, read_faiss, write_header
 from corerec.retrieval.stores.places import Places
@@ -34,7 +35,7 @@ _SMALL = 4096
 """Up to so many added or removed items are followed one by one."""
 
 
-class ListsHolder:
+class ListsHolder(Described):
     """Inverted lists of item numbers, and the vectors of kinds that score the best again."""
 
     backend: Backend = "faiss"
@@ -46,33 +47,13 @@ class ListsHolder:
             spec = replace(spec, pq_m=spec.pq_m or dim)
             if dim % spec.pq_m:
                 raise InvalidArgument(f"pq_m must divide the dimension {dim}, got {spec.pq_m}")
-        self._dim, self._metric, self._spec = dim, metric, spec
+        super().__init__(dim, metric, spec)
         self._prober: Prober | None = None
         self._lists = Places()
         """The list of each number; what it says is current unless `_stale`."""
         self._stale = False
         self._table = Table(dim, given) if spec.is_refined else None
         self._version = 0
-
-    @property
-    def dim(self) -> int:
-        """Width of a vector."""
-        return self._dim
-
-    @property
-    def metric(self) -> Metric:
-        """What a score is."""
-        return self._metric
-
-    @property
-    def spec(self) -> IndexSpec:
-        """Kind and parameters in use."""
-        return self._spec
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held, bytes."""
-        return sum(vars(self.held()).values())
 
     def __len__(self) -> int:
         return len(self._lists)

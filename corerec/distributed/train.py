@@ -211,11 +211,14 @@ def _listening(path: Path, report: Report | None) -> Iterator[None]:
         return
     over = threading.Event()
 
+    def pass_on() -> None:
+        if path.exists():
+            found = json.loads(path.read_text())
+            report(found["done"], found["total"], found["note"])
+
     def listen() -> None:
         while not over.wait(_POLL_SECONDS):
-            if path.exists():
-                found = json.loads(path.read_text())
-                report(found["done"], found["total"], found["note"])
+            pass_on()
 
     listener = threading.Thread(target=listen, name="training-progress", daemon=True)
     listener.start()
@@ -224,6 +227,7 @@ def _listening(path: Path, report: Report | None) -> Iterator[None]:
     finally:
         over.set()
         listener.join()
+        pass_on()  # what was told since the last look
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:

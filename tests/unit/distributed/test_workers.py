@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from corerec.distributed import train
 from corerec.engines.sequences import Sequences
 from corerec.engines.windows import batches, cut
 from corerec.engines.workers import ALONE, Worker
@@ -72,6 +73,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 import numpy as np, torch
+from corerec.distributed import train
 from corerec.engines.sequences import Sequences
 from corerec.engines.two_tower import TwoTower
 from corerec.engines.two_tower_config import TwoTowerConfig, TwoTowerFitConfig
@@ -132,3 +134,11 @@ def test_two_workers_without_chance_learn_what_one_learns(tmp_path: Path) -> Non
     for one, other in zip(alone, first, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
         assert one["validation"] == pytest.approx(other["validation"], abs=1e-3)
+
+
+def test_what_is_told_last_is_passed_on_though_nobody_looks_again(tmp_path: Path) -> None:
+    told: list[tuple[int, int, str]] = []
+    progress = tmp_path / "progress.json"
+    with train._listening(progress, lambda *step: told.append(step)):
+        progress.write_text('{"done": 3, "total": 3, "note": "epoch 3"}')
+    assert told == [(3, 3, "epoch 3")]

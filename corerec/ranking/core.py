@@ -22,8 +22,9 @@ from corerec.live.snapshot import read_snapshot
 from corerec.ranking.check import check_candidates, check_user
 from corerec.ranking.features import newest_history, pair_features, user_dense
 from corerec.ranking.files import load_ranker
-from corerec.ranking.folded import FoldedRanker, PlainRanker, serving_form
+from corerec.ranking.folded import serving_form
 from corerec.ranking.live import LiveItems
+from corerec.ranking.precision import Ranker
 from corerec.ranking.prepare import make_batch
 from corerec.ranking.tables import ItemTables, Scratch
 from corerec.ranking.transitions import TransitionTable
@@ -57,7 +58,7 @@ class RankingCore:
     def __init__(
         self,
         release: str,
-        ranker: FoldedRanker | PlainRanker,
+        ranker: Ranker,
         popularity: PopularitySnapshot,
         users: UserIndex,
         end_micros: int,

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from corerec.engines.dcn import CrossLayer, Dcn
 from corerec.ranking.features import RankingBatch
 from corerec.ranking.model import RankingModel
+from corerec.ranking.precision import Precision, Ranker, check_precision
 from corerec.ranking.tables import ItemTables, wider
 
 TABLE_BYTES = 1 << 30
@@ -33,25 +34,33 @@ CHUNK = 16_384
 class PlainRanker:
     """Scores batches with the model as it was trained, for the networks that do not fold."""
 
-    def __init__(self, model: RankingModel, tables: ItemTables) -> None:
+    def __init__(
+        self, model: RankingModel, tables: ItemTables, precision: Precision = "fp32"
+    ) -> None:
         self.model, self.tables = model.to(tables.device).eval(), tables
+        self._half = precision == "bf16"
 
     def __call__(self, batch: RankingBatch, pairs: Tensor) -> Tensor:
         """Return the logits of `RankingModel.forward`: pairs (F, B, n), result (T, B, n)."""
-        logits: Tensor = self.model(self.tables, batch, pairs)
-        return logits
+        with torch.autocast(self.tables.device.type, torch.bfloat16, enabled=self._half):
+            logits: Tensor = self.model(self.tables, batch, pairs)
+        return logits.float()
 
     def refresh(self, rows: Tensor) -> None:
         """Read rows (n,) of the tables anew: nothing to do, all are read each time."""
 
 
-def serving_form(model: RankingModel, tables: ItemTables) -> FoldedRanker | PlainRanker:
-    """Return the fastest form of the model that gives its numbers."""
+def serving_form(model: RankingModel, tables: ItemTables, precision: Precision = "fp32") -> Ranker:
+    """Return the fastest form of the model in this precision; fp32 gives its numbers.
+
+    Raises InvalidArgument for a precision that is not of PRECISIONS.
+    """
+    check_precision(precision)
     dcn = model.dcn
     folds = dcn is not None and bool(dcn.config.cross_rank) and not dcn.config.batch_norm
-    if folds and dcn is not None and dcn.config.structure == "parallel":
+    if folds and dcn is not None and dcn.config.structure == "parallel" and precision == "fp32":
         return FoldedRanker(model, tables)
-    return PlainRanker(model, tables)
+    return PlainRanker(model, tables, precision)
 
 
 class FoldedRanker:

@@ -10,7 +10,7 @@ import torch
 
 from corerec.live.content import ContentSide
 from corerec.live.numbers import LiveRows
-from corerec.ranking.folded import FoldedRanker, PlainRanker
+from corerec.ranking.precision import Ranker
 from corerec.store.catalogue import Item, ItemChange
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class LiveItems:
     """Applies changes to a ranker's tables; deleted items stay as they were."""
 
-    def __init__(self, ranker: FoldedRanker | PlainRanker, content: ContentSide | None) -> None:
+    def __init__(self, ranker: Ranker, content: ContentSide | None) -> None:
         self._ranker, self._tables, self._content = ranker, ranker.tables, content
         self.rows = LiveRows(len(ranker.tables))
         self.position = 0

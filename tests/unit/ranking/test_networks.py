@@ -70,6 +70,9 @@ def test_it_is_served_as_the_plain_model_scores(
         assert plain.shape == (len(model.config.tasks), 20, 7)
         assert plain.std() > 0.02
         torch.testing.assert_close(form(batch, pairs), plain, rtol=1e-4, atol=1e-5)
+        half = serving_form(model, tables, "bf16")(batch, pairs)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, plain, rtol=0.05, atol=0.05)
 
     release = write_release(world, model, tmp_path)
     core = RankingCore.load(release, device="cpu")
@@ -145,6 +148,12 @@ def test_it_learns_and_goes_on_where_it_was_killed(
     assert set(found) == {"auc", "logloss", "logloss_before", "ece", "ece_before"}
     assert found["logloss"] <= found["logloss_before"] + 1e-6
     assert whole.logloss == pytest.approx(found["logloss"])
+
+
+def test_an_unknown_precision_is_refused(world: World) -> None:
+    for wrong, said in (("fp16", "got 'fp16'"), ("int8", r"got 'int8' \(not supported\)")):
+        with pytest.raises(InvalidArgument, match=f"precision must be one of fp32, bf16, {said}"):
+            serving_form(make_model(world), world.tables(), wrong)  # type: ignore[arg-type]
 
 
 def labelled(cases: RankingExamples, rare: float) -> RankingExamples:

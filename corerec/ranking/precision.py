@@ -1,0 +1,38 @@
+"""In what numbers a ranker computes, and what every form of it that serves can do."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, get_args
+
+from torch import Tensor
+
+from corerec.errors import InvalidArgument
+from corerec.ranking.features import RankingBatch
+from corerec.ranking.model import RankingModel
+from corerec.ranking.tables import ItemTables
+
+Precision = Literal["fp32", "bf16", "int8"]
+"""fp32 has the plain model's numbers; the others are faster, and a release says how far off."""
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+"""Those that there is a form for."""
+
+
+class Ranker(Protocol):
+    """Scores batches as `RankingModel.forward` does."""
+
+    model: RankingModel
+    tables: ItemTables
+
+    def __call__(self, batch: RankingBatch, pairs: Tensor) -> Tensor:
+        """Return logits (T, B, n). Shapes: pairs (F, B, n) from `pair_features`."""
+
+    def refresh(self, rows: Tensor) -> None:
+        """Compute what is kept of rows (n,) of the tables anew, after they changed."""
+
+
+def check_precision(precision: str) -> None:
+    """Raise InvalidArgument when there is no such precision, or no form for it."""
+    if precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        more = " (not supported)" if precision in get_args(Precision) else ""
+        raise InvalidArgument(f"precision must be one of {known}, got {precision!r}{more}")

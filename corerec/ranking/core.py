@@ -23,8 +23,9 @@ from corerec.ranking.check import check_candidates, check_user
 from corerec.ranking.features import newest_history, pair_features, user_dense
 from corerec.ranking.files import load_ranker
 from corerec.ranking.folded import serving_form
+from corerec.ranking.gate import choose_precision
 from corerec.ranking.live import LiveItems
-from corerec.ranking.precision import Ranker
+from corerec.ranking.precision import Precision, Ranker
 from corerec.ranking.prepare import make_batch
 from corerec.ranking.tables import ItemTables, Scratch
 from corerec.ranking.transitions import TransitionTable
@@ -84,13 +85,16 @@ class RankingCore:
         *,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         threads: int = 1,
+        precision: Precision | Literal["auto"] = "auto",
     ) -> RankingCore:
         """Return the core of a release. Sets torch's threads for the whole process.
 
         Raises:
             ReleaseError: when a file is missing.
             InvalidArgument: when files do not fit each other, or there is no such device.
+            FailedPrecondition: when the release's gate does not allow the precision.
         """
+        chosen = choose_precision(release, precision)
         torch.set_num_threads(threads)
         on = choose_device(device)
         schema = FeatureSchema.load(release.file("schema.json"))
@@ -105,7 +109,7 @@ class RankingCore:
         model = load_ranker(schema, release.file("ranker.safetensors"), release.file("ranker.json"))
         core = cls(
             release.id,
-            serving_form(model, tables),
+            serving_form(model, tables, chosen),
             PopularitySnapshot.load(release.file("popularity.safetensors")),
             UserIndex.read(release.file("users.parquet")),
             int(release.info.get("data_end_micros") or 0),
@@ -146,6 +150,10 @@ class RankingCore:
         check_user(entry.user)
         if self._schema.user_numeric:
             self._schema.check_attributes(entry.user.attributes)
+
+    def weight(self, entry: RankEntry) -> int:
+        """Return how much of a batch an entry takes: its candidates."""
+        return len(entry.candidates)
 
     def run(self, entries: Sequence[RankEntry]) -> Sequence[RankResult | CoreRecError]:
         """Rank every entry; a bad one gives an error in its place, its neighbours a result.

@@ -67,6 +67,11 @@ class GatewayConfig(ServerConfig):
     acknowledged after twice this time; the same in every gateway."""
     max_catalogue_writes: Annotated[int, Field(ge=1, le=100_000)] = 256
     """UpsertItems and DeleteItems calls that may wait; one more gets RESOURCE_EXHAUSTED."""
+    response_cache_seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
+    """How long an answer to a request without user_id is given to identical ones; 0 keeps none. An
+    answer goes at once when an item of it is deleted or changes."""
+    response_cache_entries: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Most answers that are kept."""
     rules: str = ""
     """Path of a rules TOML whose block list holds even without reranking; empty means the
     release's own. Give the same path as in [rerank]."""

@@ -4,7 +4,7 @@ in no answer and what is new can be named."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from corerec.live.catalogue import LiveCatalogue
@@ -59,11 +59,16 @@ class Feed:
         """Age of the last look from which on an answer needs another."""
         self.kept: dict[int, Item] = {} if kept is None else kept
         self._rules = rules
+        self._told: list[Callable[[Sequence[int]], None]] = []
         self._looked = float("-inf")
         self._failed = float("-inf")
         self._errors = metrics.store_errors.labels("gateway")
         self._gauge = metrics.catalogue_position.labels("gateway")
         metrics.catalogue_lag.labels("gateway").set_function(lambda: max(0.0, self.age - every))
+
+    def tell(self, listener: Callable[[Sequence[int]], None]) -> None:
+        """Call `listener` with the numbers of items that changed or went, from now on."""
+        self._told.append(listener)
 
     @property
     def age(self) -> float:
@@ -91,6 +96,8 @@ class Feed:
                 self.kept[change.number] = change.item
         if fresh:
             self._gauge.set(self.catalogue.position)
+            for listener in self._told:
+                listener([change.number for change in fresh])
         if news.whole:
             self._looked = max(self._looked, news.began)
 
@@ -105,3 +112,5 @@ class Feed:
         for number in numbers:
             if number < len(deleted):
                 deleted[number] = True
+        for listener in self._told:
+            listener(numbers)

@@ -203,7 +203,7 @@ class Funnel:
         feed = self.profiles.feed
         if feed.is_stale:
             try:
-                await self.profiles.look(budget.share(self._config.shares.profile))
+                await self.profiles.catch_up(budget.share(self._config.shares.profile))
             except CoreRecError as error:
                 told = (
                     d.stage == "profile" and d.reason != Reason.PARTIAL for d in outcome.degraded

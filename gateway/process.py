@@ -10,6 +10,7 @@ import grpc
 
 from corerec.errors import ConfigError
 from corerec.release import Release
+from corerec.serving.budget import Budget
 from corerec.serving.contracts import RANK, RERANK, RETRIEVE
 from corerec.serving.endpoints import Endpoints, StaticEndpoints
 from corerec.serving.metrics import Metrics
@@ -31,12 +32,14 @@ from gateway.catalog_servicer import CatalogServicer
 from gateway.config import GatewayConfig
 from gateway.feed import Feed
 from gateway.funnel import Funnel
+from gateway.kept import AnswerCache
 from gateway.profiles import Profiles
 from gateway.servicer import RecommenderServicer
 from gateway.view import ReleaseView
 from gateway.writes import CatalogueWrites
 
 SERVICE = "corerec.v1.RecommenderService"
+_CATCH_UP_SECONDS = 600.0
 
 Stages = tuple[
     Stage[RetrieveEntry, RetrieveResult],
@@ -98,7 +101,7 @@ def process(
             rules=view.rules,
         )
         profiles = Profiles(store, metrics, feed)
-        await profiles.catch_up()
+        await profiles.catch_up(Budget(_CATCH_UP_SECONDS))
         profiles.follow()
         writes = CatalogueWrites(store, metrics, most=config.max_catalogue_writes)
         retrieve, rank, rerank = await connect(config, metrics)
@@ -111,7 +114,14 @@ def process(
             rank=rank,
             rerank=rerank,
         )
-        servicer = RecommenderServicer(config, funnel)
+        kept = AnswerCache(
+            profiles,
+            seconds=config.response_cache_seconds,
+            most=config.response_cache_entries,
+        )
+        if config.response_cache_seconds:
+            metrics.cores.watch(kept)
+        servicer = RecommenderServicer(config, funnel, kept)
         catalog = CatalogServicer(config, view, profiles, writes)
 
         def add(server: grpc.aio.Server) -> None:

@@ -109,10 +109,14 @@ class Profiles:
             raise Unavailable("the store could not be read a moment ago")
         await self.read("", budget)
 
-    async def catch_up(self) -> None:
-        """Return when the catalogue has everything that the store has. Raises Unavailable."""
+    async def catch_up(self, budget: Budget) -> None:
+        """Return when the catalogue has everything that the store had a moment ago.
+
+        Raises:
+            Unavailable, DeadlineExceeded: the store could not be read, or not in time.
+        """
         while self.feed.is_stale:
-            await self.look(Budget(60.0))
+            await self.look(budget)
 
     def follow(self) -> None:
         """Look at the store again and again from now on, unless requests do."""

@@ -17,6 +17,7 @@ from corerec.v1 import recommender_pb2, recommender_pb2_grpc
 from gateway.config import GatewayConfig
 from gateway.explain import Explainer
 from gateway.funnel import Funnel
+from gateway.kept import AnswerCache
 from gateway.outcome import Outcome
 from gateway.requests import events_of, explained_numbers, query_of
 
@@ -26,8 +27,8 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     """The public service over one funnel."""
 
-    def __init__(self, config: GatewayConfig, funnel: Funnel) -> None:
-        self._config, self._funnel = config, funnel
+    def __init__(self, config: GatewayConfig, funnel: Funnel, kept: AnswerCache) -> None:
+        self._config, self._funnel, self._kept = config, funnel, kept
         self.in_flight = 0
         """Recommend and Explain calls being answered."""
 
@@ -36,8 +37,12 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     ) -> recommender_pb2.RecommendResponse:
         """Return the best list that can be had within the deadline."""
         with self._admitted():
-            outcome = await self._run(request, context, explain=False)
-            return self._response(outcome)
+            budget, started = self._budget(context), time.monotonic()
+            key = self._kept.key(request)
+            if key is None:
+                return await self._answer(request, budget)
+            answer = await self._kept.answer(key, budget, lambda: self._answer(request, budget))
+            return answer if answer.request_id else _told(answer, started)
 
     async def Explain(
         self, request: recommender_pb2.ExplainRequest, context: Context
@@ -46,7 +51,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         with self._admitted():
             await self._learn(request.item_ids, context)
             wanted = explained_numbers(request.item_ids, self._funnel.view.catalogue)
-            outcome = await self._run(request.recommend, context, explain=True)
+            outcome = await self._run(request.recommend, self._budget(context), explain=True)
             explainer = Explainer(
                 self._funnel.view, outcome, exclude_seen=not request.recommend.include_seen
             )
@@ -65,12 +70,17 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         stored = await self._funnel.profiles.append(events, self._budget(context))
         return recommender_pb2.RecordEventsResponse(stored_count=stored)
 
+    async def _answer(
+        self, request: recommender_pb2.RecommendRequest, budget: Budget
+    ) -> recommender_pb2.RecommendResponse:
+        return self._response(await self._run(request, budget, explain=False))
+
     async def _run(
-        self, request: recommender_pb2.RecommendRequest, context: Context, *, explain: bool
+        self, request: recommender_pb2.RecommendRequest, budget: Budget, *, explain: bool
     ) -> Outcome:
         catalogue = self._funnel.view.catalogue
         query = query_of(request, self._config, catalogue, REQUEST_ID.get())
-        return await self._funnel.run(query, self._budget(context), explain=explain)
+        return await self._funnel.run(query, budget, explain=explain)
 
     async def _learn(self, ids: Sequence[str], context: Context) -> None:
         """Look for ids that are not known yet: items may have come a moment ago."""
@@ -124,3 +134,13 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
             ],
             latency_micros=int((time.monotonic() - outcome.started) * 1e6),
         )
+
+
+def _told(
+    kept: recommender_pb2.RecommendResponse, started: float
+) -> recommender_pb2.RecommendResponse:
+    """Return a kept answer as that of this request, which no stage has seen."""
+    micros = int((time.monotonic() - started) * 1e6)
+    kept.request_id, kept.latency_micros = REQUEST_ID.get(), micros
+    kept.stages.add(stage="cache", output_count=len(kept.items), latency_micros=micros)
+    return kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +91,7 @@ class ReleaseView:
         number = item.number
         if item.item_id or number >= len(self.catalogue):
             return item
-        return replace(
-            item,
+        return item._replace(
             item_id=self.catalogue.ids[number],
             title=self.catalogue.titles[number],
             category=self.catalogue.categories[number],

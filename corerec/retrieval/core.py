@@ -211,7 +211,8 @@ class RetrievalCore:
         return results
 
     def warm(self) -> None:
-        """Run typical batches so that the first real one is as fast as any."""
+        """Run typical batches and changes so that the first real ones are as fast as any."""
+        self.shard.warm()
         rng = np.random.default_rng(0)
         for size in (1, 8, 32):
             histories = rng.integers(0, max(1, self._schema.item_count), (size, 60))

@@ -128,9 +128,13 @@ class ItemIndex:
         """Remove items and return how many were there; unknown numbers are ignored."""
         return self._live.remove(numbers)
 
-    def maintain(self, rows: int = 16) -> bool:
-        """Move a few pending rows into the main store; True while more is to do."""
+    def maintain(self, rows: int | None = None) -> bool:
+        """Move a few pending rows into the main store; see `LiveIndex.maintain`."""
         return self._live.maintain(rows)
+
+    def warm(self) -> None:
+        """Try a change beside the index, so that the first one is as fast as any."""
+        self._live.warm()
 
     def settle(self) -> None:
         """Move every pending row into the main store, as before the index is saved."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import faiss
 import numpy as np
 
+from corerec.retrieval.delta import Delta
 from corerec.retrieval.stores.arrays import grown
 from corerec.retrieval.stores.base import (
     Mask,
@@ -24,8 +26,6 @@ from corerec.retrieval.stores.base import (
     check_vectors,
 )
 from corerec.retrieval.stores.create import like
-from corerec.retrieval.stores.exact import order
-from corerec.retrieval.stores.flat import FlatStore
 from corerec.stages import Float32s, Int64s
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,22 @@ _AS_EXCLUDED = 128
 _AT_ONCE = 1 << 14
 """Rows moved by one step where nobody waits for an answer."""
 
-_GRAPH = 8
-"""A row is linked into a graph in the time in which so many are filed in lists."""
+_STEP_SECONDS = 1e-4
+"""How long a step takes that may be in the way of a search."""
+_SECONDS_A_ROW = 6e-6
+"""What moving a row is taken to cost before any was moved."""
+_GRAPH = 50
+"""Linking a row into a graph is taken to cost so many times that."""
+_MOST_ROWS = 256
+
+_COMPILED = ("flat", "ivf-int8-refine")
+"""Kinds whose changes are code that is compiled when it is first called."""
+_WARM = 8
+"""Rows of a change that is tried before serving."""
+
+_LIMIT, _GRAPH_LIMIT = 1024, 4096
+"""Rows of the delta: searching a thousand costs a few hundredths of a millisecond. A graph takes
+rows slowly, so that more of them may wait."""
 
 
 class LiveIndex:
@@ -50,19 +64,23 @@ class LiveIndex:
         self,
         main: VectorStore,
         *,
-        limit: int = 4096,
+        limit: int | None = None,
         dead_share: float = 0.25,
         in_place: bool | None = None,
     ) -> None:
         """Take over a main store.
 
-        `limit` is the most rows of the delta, above which upserts do the moving themselves;
+        `limit` is the most rows of the delta, above which upserts do the moving themselves: 1024,
+        and 4096 where rows are linked into a graph or the main store does not change in place;
         above `dead_share` of masked rows the main store is built afresh. `in_place` says whether
         the main store changes cheaply; Annoy does not.
         """
-        self._main, self._limit, self._dead_share = main, limit, dead_share
+        self._main, self._dead_share = main, dead_share
         self.in_place = main.backend != "annoy" if in_place is None else in_place
-        self._delta = FlatStore(main.dim, main.metric)
+        slow = main.spec.kind == "hnsw" or not self.in_place
+        self._limit = limit or (_GRAPH_LIMIT if slow else _LIMIT)
+        self._pace = _SECONDS_A_ROW * (_GRAPH if main.spec.kind == "hnsw" else 1)
+        self._delta = Delta(main.dim, main.metric)
         self._alive = np.empty(0, np.bool_)
         self._dead: set[int] = set()
         self._rebuild: _Rebuild | None = None
@@ -134,19 +152,17 @@ class LiveIndex:
     ) -> tuple[Int64s, Float32s]:
         """Return the k best allowed items of each query; see VectorStore."""
         found = self._main.search(queries, k, *self._without_dead(allowed, excluded, len(queries)))
-        if not len(self._delta):
-            return found
-        # What is not among the best k of the main store is not among the best k of both.
-        numbers, scores = self._delta.search_above(queries, k, allowed, excluded, found[1][:, -1])
-        width = int((numbers >= 0).sum(axis=1).max(initial=0))
-        if not width:
-            return found
-        every = np.concatenate([found[0], numbers[:, :width]], axis=1)
-        return order(every, np.concatenate([found[1], scores[:, :width]], axis=1), k)
+        return self._delta.join(found, queries, allowed, excluded)
 
-    def maintain(self, rows: int = 16) -> bool:
+    @property
+    def limit(self) -> int:
+        """The most rows of the delta, beyond those that come while a main store is built."""
+        return self._limit
+
+    def maintain(self, rows: int | None = None) -> bool:
         """Move up to so many rows of the delta into the main store; True while more is to do.
 
+        Without `rows`, as many as are moved in a tenth of a millisecond: a search may wait for it.
         False is also returned while a fresh main store is being built: call again a little later.
         """
         if self._rebuild is not None:
@@ -158,8 +174,22 @@ class LiveIndex:
             self._start()
             return False
         if self._moves and len(self._delta):
-            self._move(rows)
+            self._step(rows)
         return self._moves and len(self._delta) > 0
+
+    def warm(self) -> None:
+        """Run what changes run, beside the index, so that the first ones find it compiled."""
+        if not self._moves or self._main.spec.kind not in _COMPILED:
+            return
+        rows = 2 * _WARM
+        vectors = np.ones((rows, self._main.dim), np.float32)
+        scratch = LiveIndex(like(self._main, trained=True))
+        for start in (0, _WARM):
+            some = slice(start, start + _WARM)
+            scratch.upsert(np.arange(rows)[some], vectors[some])
+            scratch._move(1)
+            scratch.search(vectors[:1], rows, None, [np.zeros(1, np.int64)])
+        scratch.remove(np.arange(rows))
 
     def settle(self) -> None:
         """Move every row of the delta into the main store."""
@@ -189,12 +219,19 @@ class LiveIndex:
         learns = self._main.spec.is_lists and not len(self._main)
         return self.in_place and self._rebuild is None and not learns
 
+    def _step(self, rows: int | None) -> None:
+        """Move rows and learn what one costs; a step that was held up counts little."""
+        if rows is None:
+            rows = min(max(1, int(_STEP_SECONDS / self._pace)), _MOST_ROWS)
+        rows, began = min(rows, len(self._delta)), time.perf_counter()
+        self._move(rows)
+        took = (time.perf_counter() - began) / rows
+        self._pace += 0.1 * (min(took, 2 * self._pace) - self._pace)
+
     def _move(self, rows: int) -> None:
-        if self._main.spec.kind == "hnsw":
-            rows = max(1, rows // _GRAPH)
         numbers, vectors = self._delta.last(rows)
         self._main.add(numbers, vectors)
-        self._delta.remove(numbers)
+        self._delta.drop_last(len(numbers))
 
     def _mask(self, numbers: list[int]) -> None:
         if not numbers:

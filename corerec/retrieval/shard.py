@@ -190,7 +190,9 @@ class ShardCore:
         return [result for result in results if result is not None]
 
     def warm(self) -> None:
-        """Run typical batches so that the first real one is as fast as any."""
+        """Run typical batches and changes so that the first real ones are as fast as any."""
+        for own in self._search.vectors:
+            own.warm()
         rng = np.random.default_rng(0)
         for size in (1, 8, 32):
             entries = []

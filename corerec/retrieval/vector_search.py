@@ -90,6 +90,10 @@ class VectorSearch:
         """Items that are searched beside the main index."""
         return self._index.pending
 
+    def warm(self) -> None:
+        """Try a change of the index, so that the first one is as fast as any."""
+        self._index.warm()
+
     def maintain(self) -> bool:
         """Merge a little of what came into the main index; True while there is more."""
         return bool(self._index.maintain())

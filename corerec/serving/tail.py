@@ -31,7 +31,8 @@ T = TypeVar("T")
 _READ_CHANGES = 1000  # in one read of the store
 _READ_EVENTS = 10_000
 _APPLY_STARTING = 1000  # in one turn on the core's thread, while nobody waits for an answer
-_APPLY_SERVING = 64  # takes little longer than one does
+_APPLY_SERVING = 32  # takes little longer than one does
+_REST_SECONDS = 0.001  # between two steps of upkeep: a batch that comes seldom finds one under way
 _RETRY_SECONDS = 0.5
 
 
@@ -159,9 +160,12 @@ class Tailer:
         return len(events) >= _READ_EVENTS
 
     async def _maintain_until(self, due: float) -> None:
-        """Do the core's upkeep in small steps, with room for a batch between any two."""
-        while await self._batcher.on_thread(self._maintain) and time.monotonic() < due:
-            pass
+        """Do the core's upkeep in small steps, with room for batches between any two."""
+        while True:
+            more = await self._batcher.on_thread(self._maintain)
+            if not more or time.monotonic() >= due:
+                return
+            await asyncio.sleep(_REST_SECONDS)
 
     async def _read(self, read: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, read)

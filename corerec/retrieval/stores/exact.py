@@ -8,6 +8,7 @@ each pair by itself, so that a query has the same answer alone, in any batch and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import faiss
@@ -100,35 +101,53 @@ class Rows:
         k: int,
         blocked: Int64s | None = None,
         excluded: list[Int64s] | None = None,
-        floors: Float32s | None = None,
     ) -> tuple[Int64s, Float32s]:
         """Return the k best rows of each query as numbers and scores, padded with -1 and -inf.
 
-        Rows that score below a query's floor may be left out; of a few new rows beside many old
-        ones that is nearly all of them.
-
-        Shapes: queries (B, D); blocked, rows that no query may find; excluded, rows a query;
-        floors (B,).
+        Shapes: queries (B, D); blocked, rows that no query may find; excluded, rows a query.
         """
         if not len(self.numbers):
             scores = np.full((len(queries), k), -np.inf, np.float32)
             return np.full((len(queries), k), -1, np.int64), scores
-        found = []
-        step = max(1, _PRODUCT // len(self.numbers))
+        found = [
+            near_best(line, min(k, len(line)), self.margin(queries[i]))
+            for i, line in self._lines(queries, blocked, excluded)
+        ]
+        return self._finish(queries, k, found)
+
+    def reaching(
+        self,
+        queries: Float32s,
+        best: Float32s,
+        blocked: Int64s | None = None,
+        excluded: list[Int64s] | None = None,
+    ) -> Iterator[Int64s]:
+        """Yield for each query the rows that may belong to its k best beside those it has.
+
+        Shapes: best (B, k), scores found elsewhere, best first, -inf for none; others, see
+        `search`.
+        """
+        k = best.shape[1]
+        lowest = float(np.finfo(np.float32).min)  # never a row at -inf
+        for i, line in self._lines(queries, blocked, excluded):
+            margin, floor = self.margin(queries[i]), float(best[i, -1])
+            if self.metric == "l2":
+                floor += float(queries[i] @ queries[i])  # which the product lacks
+            rows = np.flatnonzero(line >= max(floor - margin, lowest))
+            yield rows if len(rows) <= k else rows[near_best(line[rows], k, margin)]
+
+    def _lines(
+        self, queries: Float32s, blocked: Int64s | None, excluded: list[Int64s] | None
+    ) -> Iterator[tuple[int, Float32s]]:
+        """Yield each query's place and its scores (n,) as `_product` gives them, -inf where out."""
+        step = max(1, _PRODUCT // max(1, len(self.numbers)))
         for start in range(0, len(queries), step):
-            some = queries[start : start + step]
-            for i, line in enumerate(self._product(some), start):
+            for i, line in enumerate(self._product(queries[start : start + step]), start):
                 if blocked is not None:
                     line[blocked] = -np.inf
                 if excluded is not None and len(excluded[i]):
                     line[excluded[i]] = -np.inf
-                margin = self.margin(queries[i])
-                # A product for L2 lacks the query's own length: its floor means nothing here.
-                if floors is None or self.metric == "l2":
-                    found.append(near_best(line, min(k, len(line)), margin))
-                else:
-                    found.append(_above(line, k, margin, float(floors[i])))
-        return self._finish(queries, k, found)
+                yield i, line
 
     def _finish(self, queries: Float32s, k: int, found: list[Int64s]) -> tuple[Int64s, Float32s]:
         """Return the k best of each query's own rows."""
@@ -164,10 +183,3 @@ class Rows:
         if self.metric == "l2":
             length = 2 * length + longest + own
         return float(4 * _ROUNDING * max(8.0, len(query) ** 0.5) * length)
-
-
-def _above(scores: Float32s, k: int, margin: float, floor: float) -> Int64s:
-    """Return what `near_best` does of the rows whose score may reach a floor."""
-    least = max(floor - margin, float(np.finfo(np.float32).min))  # never a row at -inf
-    rows = np.flatnonzero(scores >= least)
-    return rows if len(rows) <= k else rows[near_best(scores[rows], k, margin)]

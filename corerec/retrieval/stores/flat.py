@@ -88,11 +88,6 @@ class FlatStore(Described):
         found: Float32s = self._vectors[self._places.find(numbers)]
         return found
 
-    def last(self, count: int) -> tuple[Int64s, Float32s]:
-        """Return copies of the numbers and vectors that lie last, at most so many."""
-        rows = slice(max(0, self._count - count), self._count)
-        return self._numbers[rows].copy(), self._vectors[rows].copy()
-
     def train(self, sample: Float32s, count: int | None = None) -> None:
         """Learn nothing."""
 
@@ -139,20 +134,6 @@ class FlatStore(Described):
         excluded: Sequence[Int64s] | None = None,
     ) -> tuple[Int64s, Float32s]:
         """Return the k best allowed items of each query; see VectorStore."""
-        return self.search_above(queries, k, allowed, excluded)
-
-    def search_above(
-        self,
-        queries: Float32s,
-        k: int,
-        allowed: Mask | None = None,
-        excluded: Sequence[Int64s] | None = None,
-        floors: Float32s | None = None,
-    ) -> tuple[Int64s, Float32s]:
-        """Do what `search` does; items that score below a query's floor may be left out.
-
-        Shapes: floors (B,).
-        """
         check_search(queries, k, allowed, excluded, self._dim)
         queries = prepared(queries, self._metric)
         blocked = None
@@ -168,7 +149,7 @@ class FlatStore(Described):
             rows = [own[own >= 0] for own in rows]
         if self.backend == "faiss" and blocked is None and self._count:
             return self._search_faiss(queries, k, rows)
-        return self._rows().search(queries, k, blocked, rows, floors)
+        return self._rows().search(queries, k, blocked, rows)
 
     def tune(
         self,

@@ -132,7 +132,8 @@ def append(
     lists: Lists, numbers: Int64s, vectors: Float32s, home: Int64s, *, distance: bool
 ) -> tuple[Lists, Int64s]:
     """Return the lists with further items in empty slots and new blocks, and the items' slots."""
-    needed = int(lists.used[0]) + len(numbers) // LANES + len(np.unique(home)) + 1
+    most = len(numbers) // LANES + min(len(numbers), len(lists.centres)) + 1
+    needed = int(lists.used[0]) + most
     if needed > len(lists.home):
         lists = _roomier(lists, int(needed * _ROOM) + 64)
     slots = np.empty(len(numbers), np.int64)
@@ -188,16 +189,7 @@ def _fill(
     distance: bool,
 ) -> None:
     """Write the items of some rows into their slots."""
-    if not len(rows):
-        return
-    own, at = np.ascontiguousarray(vectors[rows]), slots[rows]
-    codes, scales = encode(own - lists.centres[home[rows]])
-    _place(codes, lists.codes, at)
-    lists.scales.reshape(-1)[at] = scales
-    lists.numbers[at], lists.vectors[at] = numbers[rows], own
-    if distance:
-        lists.offsets.reshape(-1)[at] = -np.einsum("nd,nd->n", own, own)
-    lists.highest[0] = max(int(lists.highest[0]), int(numbers[rows].max()))
+    _write(lists, numbers, np.ascontiguousarray(vectors), home, slots, rows, distance)
 
 
 def _free_slots(lists: Lists, start: int, end: int) -> None:
@@ -222,6 +214,29 @@ def _longer(array, size: int, used: int):
     fresh = np.empty((size, *array.shape[1:]), array.dtype)
     fresh[:used] = array[:used]
     return fresh
+
+
+@compiled
+def _write(lists, numbers, vectors, home, slots, rows, distance):
+    """Do what `encode` and `_place` do, item by item: a few cost a few."""
+    dim = vectors.shape[1]
+    scales, offsets = lists.scales.reshape(-1), lists.offsets.reshape(-1)
+    for row in rows:
+        slot, own, centre = slots[row], vectors[row], lists.centres[home[row]]
+        block, lane = slot // LANES, slot % LANES
+        largest, square = np.float32(0), np.float32(0)
+        for place in range(dim):
+            largest = max(largest, abs(own[place] - centre[place]))
+            square += own[place] * own[place]
+        scale = largest / np.float32(127) if largest > 0 else np.float32(1)
+        for place in range(dim):
+            code = np.rint((own[place] - centre[place]) / scale) + np.float32(128)
+            lists.codes[block, place // GROUP, lane, place % GROUP] = np.uint8(code)
+            lists.vectors[slot, place] = own[place]
+        scales[slot], lists.numbers[slot] = scale, numbers[row]
+        if distance:
+            offsets[slot] = -square
+        lists.highest[0] = max(lists.highest[0], numbers[row])
 
 
 @compiled

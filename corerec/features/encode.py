@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping, Sequence
+from math import isfinite, nan
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +29,8 @@ MAX_DEVIATIONS = 10.0
 MAX_VALUES = 8
 """Most values of a list column that are kept per item."""
 FEW_ROWS = 1024
-"""Up to so many values are looked up one by one."""
+"""Up to so many rows are encoded one by one: an expression on a column costs more than they do."""
+_WORDS = re.compile(r"\w+", re.ASCII)
 
 
 def vocabulary(column: pl.Series, limit: int) -> tuple[str, ...]:
@@ -55,6 +58,10 @@ def moments(column: pl.Series) -> tuple[float, float]:
 
 def _numbers(column: pl.Series) -> NDArray[np.float64]:
     """Return float64 with NaN for null. Raises InvalidArgument when the column has NaN itself."""
+    if len(column) <= FEW_ROWS and column.dtype == pl.Float64:
+        values = column.to_list()
+        if all(value is None or isfinite(value) for value in values):
+            return np.array([nan if value is None else value for value in values], np.float64)
     numbers = column.cast(pl.Float64)
     bad = (numbers.is_not_null() & ~numbers.is_finite()).fill_null(False)
     if bad.any():
@@ -87,7 +94,7 @@ def _codes(column: pl.Series, feature: CategoricalFeature) -> NDArray[np.int32]:
     if not feature.vocabulary:
         return np.zeros(len(column), np.int32)
     if len(column) <= FEW_ROWS:  # a table of codes is not built anew for a few live items
-        texts = column.cast(pl.String).to_list()
+        texts = (column if column.dtype == pl.String else column.cast(pl.String)).to_list()
         return np.array([feature.codes.get(text, 0) for text in texts], np.int32)
     known = pl.Series(feature.vocabulary)
     codes = pl.Series(np.arange(1, len(known) + 1, dtype=np.int32))
@@ -110,6 +117,10 @@ def _padded_lists(
 def _multi(items: pl.DataFrame, features: Sequence[MultiFeature]) -> NDArray[np.int32]:
     columns = []
     for feature in features:
+        column = items[feature.name]
+        if len(items) <= FEW_ROWS and column.dtype == pl.List(pl.String):
+            columns.append(_few_lists(column.to_list(), feature))
+            continue
         lists = items.select(
             pl.int_range(pl.len(), dtype=pl.Int64).alias("row"), pl.col(feature.name)
         )
@@ -123,8 +134,31 @@ def _multi(items: pl.DataFrame, features: Sequence[MultiFeature]) -> NDArray[np.
     return np.stack(columns, axis=1)  # (N, M, K)
 
 
+def _few_lists(lists: Sequence[Sequence[str] | None], feature: MultiFeature) -> NDArray[np.int32]:
+    out = np.zeros((len(lists), MAX_VALUES), np.int32)
+    for row, own in enumerate(lists):
+        codes = (feature.codes.get(value, 0) for value in own or ())
+        known = [code for code in codes if code][:MAX_VALUES]
+        out[row, : len(known)] = known
+    return out
+
+
+def _few_titles(titles: Sequence[str], buckets: int, length: int) -> NDArray[np.int32]:
+    out = np.zeros((len(titles), length), np.int32)
+    for row, title in enumerate(titles):
+        words = _WORDS.findall(title.lower())[:length]
+        out[row, : len(words)] = [zlib.crc32(word.encode()) % buckets + 1 for word in words]
+    return out
+
+
 def title_tokens(titles: pl.Series, *, buckets: int, length: int) -> NDArray[np.int32]:
     """Return (N, length) codes of the first words of titles; CRC-32, the same on every machine."""
+    if len(titles) <= FEW_ROWS and titles.dtype == pl.String:
+        texts = [title or "" for title in titles.to_list()]
+        if all(
+            text.isascii() for text in texts
+        ):  # elsewhere polars says what a word is
+            return _few_titles(texts, buckets, length)
     words = titles.cast(pl.String).fill_null("").str.to_lowercase().str.extract_all(r"\w+")
     words = words.list.head(length)
     lengths = words.list.len().cast(pl.Int64).to_numpy()
@@ -183,8 +217,14 @@ def encode_items(
             [_standardise(items[f.name], f) for f in schema.item_numeric], count, np.float32
         ),
         vectors=_vectors(schema, vectors, count),
-        born_micros=items["born_micros"].cast(pl.Int64).fill_null(-1).to_numpy(),
+        born_micros=_born(items["born_micros"]),
     )
+
+
+def _born(column: pl.Series) -> NDArray[np.int64]:
+    if column.dtype != pl.Int64 or column.has_nulls():
+        column = column.cast(pl.Int64).fill_null(-1)
+    return column.to_numpy()
 
 
 def encode_users(

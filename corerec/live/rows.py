@@ -60,7 +60,7 @@ def item_table(schema: FeatureSchema, items: Sequence[Item]) -> pl.DataFrame:
         if feature.name not in OWN:
             columns[feature.name] = _attribute(items, feature.name)
     for numeric in schema.item_numeric:
-        columns[numeric.name] = _attribute(items, numeric.name).cast(pl.Float64)
+        columns[numeric.name] = _number(items, numeric.name)
     for multi in schema.item_multi:
         values = [list(item.lists.get(multi.name, ())) for item in items]
         columns[multi.name] = pl.Series(values, dtype=pl.List(pl.String))
@@ -111,6 +111,11 @@ def items_of(table: pl.DataFrame, vectors: Mapping[str, Float32s] | None = None)
 
 def _attribute(items: Sequence[Item], name: str) -> pl.Series:
     return pl.Series([item.attributes.get(name) or None for item in items], dtype=pl.String)
+
+
+def _number(items: Sequence[Item], name: str) -> pl.Series:
+    texts = (item.attributes.get(name) for item in items)
+    return pl.Series([float(text) if text else None for text in texts], dtype=pl.Float64)
 
 
 def _error(item: Item, column: str, rule: str, got: str) -> InvalidArgument:

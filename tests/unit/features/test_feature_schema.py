@@ -165,3 +165,25 @@ def test_a_few_rows_are_encoded_as_many_are(monkeypatch: pytest.MonkeyPatch) -> 
     many = encoding._codes(column, feature)
     assert few.tolist() == many.tolist() == [2, 0, 0, 1, 3]
     assert few.dtype == many.dtype
+
+
+@pytest.mark.parametrize("odd", ["plain", "Überschuh & \u0301mark", "İstanbul"])
+def test_every_array_of_a_few_rows_is_that_of_many(tables: Tables, odd: str) -> None:
+    schema = FeatureSchema.fit(tables)
+    titles = ["The Red-Shoe's 2nd, of_all", None, odd, ""]
+    lists = [["y", "new", "x"] * 5, None, [], ["x"]]
+    columns = {
+        "title": pl.Series(titles),
+        "genres": pl.Series(lists, dtype=pl.List(pl.String)),
+        "price": pl.Series([1e9, None, -3.5, 2.0]),
+    }
+    few = tables.items.with_columns(**columns)
+    times = 1 + encoding.FEW_ROWS // len(few)
+    many = pl.concat([few] * times)
+    found = schema.encode_items(few, tables.vectors)
+    vectors = {name: np.tile(own, (times, 1)) for name, own in tables.vectors.items()}
+    expected = schema.encode_items(many, vectors)
+    for own in fields(ItemFeatures):
+        array, other = getattr(found, own.name), getattr(expected, own.name)[: len(few)]
+        np.testing.assert_array_equal(array, other)
+        assert array.dtype == other.dtype

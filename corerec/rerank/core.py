@@ -17,13 +17,20 @@ from corerec.live.arrays import Growing
 from corerec.live.catalogue import LiveCatalogue
 from corerec.live.snapshot import read_snapshot
 from corerec.release import Catalogue, Release
-from corerec.rerank.compiled import CompiledRules, compile_rules
-from corerec.rerank.mmr import Group, Selection, select
+from corerec.rerank.choosing import BY_SCORE, DPP, MMR, Choice, choose
+from corerec.rerank.compiled import DAY_MICROS, CompiledRules, compile_rules
 from corerec.rerank.record import Outcome, Recorder
 from corerec.rerank.rules import MAX_RERANK_K, RerankRules, load_rules
-from corerec.rerank.scored import Scored, score_entry
+from corerec.rerank.scoring import Scored, score
 from corerec.rerank.vectors import VECTORS, Encode, encoder_of, read_vectors
-from corerec.stages import MAX_CANDIDATES, Candidates, RerankEntry, RerankResult, Source
+from corerec.stages import (
+    MAX_CANDIDATES,
+    Candidates,
+    Int64s,
+    RerankEntry,
+    RerankResult,
+    Source,
+)
 from corerec.store.catalogue import ItemChange
 
 AHEAD = 1_000_000
@@ -45,15 +52,15 @@ class RerankCore:
     ) -> None:
         """Hold a catalogue of N items and their L2-normalised vectors (N, D).
 
-        `vectors` may be None when `mmr_lambda` is 1. `data_end_micros` is the moment that an
-        entry with `now` 0 is for; 0 there too leaves every freshness unknown. `encode` gives the
-        vectors of items that change; without it they are unlike everything.
+        `vectors` may be None when the rules' diversity is off. `data_end_micros` is the moment
+        that an entry with `now` 0 is for; 0 there too leaves every freshness unknown. `encode`
+        gives the vectors of items that change; without it they are unlike everything.
 
         Raises:
             ConfigError: a rule is out of its range.
             InvalidArgument: the vectors do not fit the catalogue.
         """
-        needs_vectors = rules.diversity.mmr_lambda < 1
+        needs_vectors = rules.diversity.on
         if needs_vectors and (vectors is None or len(vectors) != len(catalogue)):
             rows = "none" if vectors is None else len(vectors)
             raise InvalidArgument(f"vectors must have {len(catalogue)} rows, got {rows}")
@@ -64,6 +71,7 @@ class RerankCore:
         self._compiled = compile_rules(rules, self._catalogue)
         self._recorder = Recorder(self._catalogue, self._compiled)
         self._data_end = data_end_micros
+        self._no_table = np.zeros((0, 0), np.float32)
 
     @classmethod
     def load(cls, release: Release, *, rules: RerankRules | None = None) -> RerankCore:
@@ -75,7 +83,7 @@ class RerankCore:
         """
         rules = load_rules(release.rules_path) if rules is None else rules
         vectors = encode = None
-        if rules.diversity.mmr_lambda < 1:
+        if rules.diversity.on:
             vectors = read_vectors(release.file(VECTORS), len(release.catalogue))
             encode = encoder_of(release, vectors.shape[1])
         # Where the data has an order but no times, its end is a count, not a moment.
@@ -200,15 +208,23 @@ class RerankCore:
 
     def _rerank(self, entry: RerankEntry) -> RerankResult:
         begin = time.perf_counter_ns()
-        self._reach(int(entry.candidates.numbers.max(initial=-1)) + 1)
-        now = entry.now or self._data_end
-        scored = score_entry(entry.candidates, now, self._compiled, self._catalogue)
+        # Copied: what came over a wire is read-only, which is another type to compiled code.
+        numbers = np.array(entry.candidates.numbers, np.int64)
+        self._reach(int(numbers.max(initial=-1)) + 1)
+        pins, now = self._live_pins(), entry.now or self._data_end
+        scored = self._score(entry, numbers, pins, now)
         ruled = time.perf_counter_ns()
-        pinned = tuple(pin for pin in scored.pins if pin[0] <= entry.k)
-        selection, vectors = self._select(scored, pinned, entry.k - len(pinned))
+        pinned = tuple(pin for pin in pins if pin[0] <= entry.k)
+        choice = self._choose(scored, numbers[scored.order], pinned, entry.k - len(pinned))
         filled = time.perf_counter_ns()
         outcome = Outcome(
-            scored=scored, selection=selection, vectors=vectors, k=entry.k, pinned=pinned
+            candidates=entry.candidates,
+            now=now,
+            k=entry.k,
+            scored=scored,
+            choice=choice,
+            pins=pins,
+            pinned=pinned,
         )
         return RerankResult(
             items=self._recorder.items(outcome),
@@ -220,32 +236,60 @@ class RerankCore:
             },
         )
 
-    def _select(
-        self, scored: Scored, pinned: Sequence[tuple[int, int]], k: int
-    ) -> tuple[Selection, NDArray[np.float32] | None]:
+    def _live_pins(self) -> tuple[tuple[int, int], ...]:
+        """Return the (position, item number) of the pins that may be shown, by position."""
+        blocked, deleted = self._compiled.blocked, self._catalogue.deleted
+        return tuple(pin for pin in self._compiled.pins if not (blocked[pin[1]] or deleted[pin[1]]))
+
+    def _score(
+        self, entry: RerankEntry, numbers: Int64s, pins: Sequence[tuple[int, int]], now: int
+    ) -> Scored:
+        """Apply block list, pins, freshness and boosts, in this order."""
+        compiled, catalogue = self._compiled, self._catalogue
+        freshness = compiled.rules.freshness
+        return Scored(
+            *score(
+                numbers,
+                entry.candidates.scores.astype(np.float64),
+                _numbers_of(pins),
+                compiled.blocked,
+                catalogue.deleted,
+                catalogue.born_micros,
+                now,
+                float(freshness.weight),
+                float(freshness.half_life_days * DAY_MICROS),
+                catalogue.category_codes,
+                compiled.category_factors,
+                catalogue.creator_codes,
+                compiled.creator_factors,
+            )
+        )
+
+    def _choose(
+        self, scored: Scored, numbers: Int64s, pinned: Sequence[tuple[int, int]], k: int
+    ) -> Choice:
         """Fill k places with the candidates that are neither blocked nor pinned."""
         rules = self._compiled.rules
-        numbers = scored.candidates.numbers[scored.order]
-        pins = [number for _, number in pinned]
-        vectors = above = None
-        if self._vectors is not None:
-            vectors, above = self._vectors.values[numbers], self._vectors.values[pins]
-        groups = []
-        if rules.caps.per_category:
-            codes = self._catalogue.category_codes
-            cap = rules.caps.per_category
-            groups.append(Group(codes=codes[numbers], cap=cap, taken=codes[pins].tolist()))
-        if rules.caps.per_creator:
-            codes = self._catalogue.creator_codes
-            cap = rules.caps.per_creator
-            groups.append(Group(codes=codes[numbers], cap=cap, taken=codes[pins].tolist()))
-        selection = select(
-            scored.scores[scored.order],
-            vectors,
-            mmr_lambda=rules.diversity.mmr_lambda,
-            k=k,
-            groups=groups,
-            above=above,
-            relax=rules.caps.relax_caps,
+        diversity, caps = rules.diversity, rules.caps
+        return Choice(
+            *choose(
+                scored.scores[scored.order],
+                numbers,
+                _numbers_of(pinned),
+                self._no_table if self._vectors is None else self._vectors.values,
+                self._catalogue.category_codes,
+                self._catalogue.creator_codes,
+                (caps.per_category, caps.per_creator),
+                _METHODS[diversity.method] if diversity.on else BY_SCORE,
+                float(diversity.weight),
+                k,
+                caps.relax_caps,
+            )
         )
-        return selection, vectors
+
+
+_METHODS = {"mmr": MMR, "dpp": DPP}
+
+
+def _numbers_of(pins: Sequence[tuple[int, int]]) -> Int64s:
+    return np.array([number for _, number in pins], np.int64)

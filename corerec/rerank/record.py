@@ -9,29 +9,32 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from corerec.live.catalogue import LiveCatalogue
+from corerec.rerank.choosing import NOTHING, Choice
 from corerec.rerank.compiled import DAY_MICROS, CompiledRules
-from corerec.rerank.mmr import Selection
-from corerec.rerank.scored import Scored, Step
-from corerec.stages import Move, RankedItem, RemovedItem, Source
+from corerec.rerank.scoring import STEPS, Scored
+from corerec.stages import Candidates, Move, RankedItem, RemovedItem, Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """One entry's whole way through the rules."""
 
-    scored: Scored
-    """Scores, blocks and pins."""
-    selection: Selection
-    """What was chosen; its rows index `scored.order`."""
-    vectors: NDArray[np.float32] | None
-    """Vectors in the order of `scored.order`, when diversity was on."""
+    candidates: Candidates
+    """The candidates as they came."""
+    now: int
+    """Moment of the request, microseconds since 1970; 0 is unknown."""
     k: int
     """Items asked for."""
+    scored: Scored
+    """Scores and blocks."""
+    choice: Choice
+    """What was chosen; its rows index `scored.order`."""
+    pins: tuple[tuple[int, int], ...]
+    """(position asked for, item number) of the pins that are neither blocked nor deleted."""
     pinned: tuple[tuple[int, int], ...]
-    """The pins that are in the list, (position asked for, item number)."""
+    """Those of them that are in the list."""
 
 
 class Recorder:
@@ -42,10 +45,10 @@ class Recorder:
 
     def items(self, outcome: Outcome) -> list[RankedItem]:
         """Return the final list: pins at their positions, the chosen ones around them."""
-        indices = outcome.scored.order[outcome.selection.chosen].tolist()
-        moves = self._score_moves(outcome.scored, indices)
-        for place, more in enumerate(self._list_moves(outcome)):
-            moves[place] += more
+        indices = outcome.scored.order[outcome.choice.chosen].tolist()
+        moves = self._score_moves(outcome, indices)
+        for place, move in self._list_moves(outcome):
+            moves[place].append(move)
         free = iter(self._ranked(outcome, indices, moves))
         result: list[RankedItem] = []
         for position, number in outcome.pinned:
@@ -58,7 +61,7 @@ class Recorder:
 
     def removed(self, outcome: Outcome) -> list[RemovedItem]:
         """Return every candidate and pin that is not in the list, each once, with the reason."""
-        scored, numbers = outcome.scored, outcome.scored.candidates.numbers
+        scored, choice, numbers = outcome.scored, outcome.choice, outcome.candidates.numbers
         gone = [self._blocked(number) for number in numbers[scored.blocked].tolist()]
         seen = set(numbers.tolist())
         gone += [
@@ -73,25 +76,24 @@ class Recorder:
                 rule="cut",
                 note=f"pinned to position {position}, beyond the {outcome.k} asked for",
             )
-            for position, number in scored.pins
+            for position, number in outcome.pins
             if position > outcome.k
         ]
-        chosen = set(outcome.selection.chosen)
-        kept = outcome.selection.chosen[: outcome.selection.relaxed_from]
-        last = max(kept, default=-1)
+        chosen = set(choice.chosen.tolist())
+        last = int(choice.chosen[: choice.relaxed_from].max(initial=-1))
         for row in range(len(scored.order)):
             if row not in chosen:
                 gone.append(self._left_out(outcome, row, last))
         return gone
 
     def _pin(self, outcome: Outcome, position: int, number: int) -> RankedItem:
-        numbers = outcome.scored.candidates.numbers
+        numbers = outcome.candidates.numbers
         found = np.flatnonzero(numbers == number)
         if len(found):
             index = int(found[0])
             note = f"pinned to position {position}; ranking had it at {index + 1}"
             pin = Move(rule="pin", score_change=0.0, note=note)
-            moves = [pin, *self._score_moves(outcome.scored, [index])[0]]
+            moves = [pin, *self._score_moves(outcome, [index])[0]]
             return self._ranked(outcome, [index], [moves])[0]
         note = f"pinned to position {position}; it was not in the ranked list"
         return RankedItem(
@@ -111,7 +113,7 @@ class Recorder:
         self, outcome: Outcome, indices: list[int], moves: list[list[Move]]
     ) -> list[RankedItem]:
         """Return candidates as items; columns are read at once, which is faster than by value."""
-        candidates, items = outcome.scored.candidates, self._catalogue
+        candidates, items = outcome.candidates, self._catalogue
         return [
             RankedItem(
                 number=number,
@@ -136,68 +138,78 @@ class Recorder:
             )
         ]
 
-    def _score_moves(self, scored: Scored, indices: list[int]) -> list[list[Move]]:
+    def _score_moves(self, outcome: Outcome, indices: list[int]) -> list[list[Move]]:
         """Return what freshness and boosts did to each of the candidates."""
-        moves: list[list[Move]] = [[] for _ in indices]
-        for step in scored.steps:
-            changes, factors = step.changes[indices].tolist(), step.factors[indices].tolist()
-            for place, change in enumerate(changes):
-                if change != 0.0:
-                    number = int(scored.candidates.numbers[indices[place]])
-                    note = f"{self._cause(step, scored.now, number)}: x {factors[place]:.4g}"
-                    moves[place].append(Move(rule=step.rule, score_change=change, note=note))
+        candidates, moves = outcome.candidates, []
+        for number, score, factors in zip(
+            candidates.numbers[indices].tolist(),
+            candidates.scores[indices].tolist(),
+            outcome.scored.factors[indices].tolist(),
+            strict=True,
+        ):
+            own = []
+            for step, factor in enumerate(factors):
+                if factor != 1.0 and score != 0.0:
+                    moved = score * factor if score > 0 else score / factor
+                    note = f"{self._cause(step, outcome.now, number)}: x {factor:.4g}"
+                    own.append(Move(rule=STEPS[step][0], score_change=moved - score, note=note))
+                    score = moved
+            moves.append(own)
         return moves
 
-    def _cause(self, step: Step, now: int, number: int) -> str:
-        if step.rule == "freshness":
+    def _cause(self, step: int, now: int, number: int) -> str:
+        rule, kind = STEPS[step]
+        if rule == "freshness":
             age = max(0, now - int(self._catalogue.born_micros[number]))
             return f"{age / DAY_MICROS:.1f} days old"
-        return f"{step.kind} {self._name(step.kind, number)!r}"
+        return f"{kind} {self._name(kind, number)!r}"
 
-    def _list_moves(self, outcome: Outcome) -> Iterator[list[Move]]:
-        """Say how caps and diversity moved each chosen item against the order by score.
+    def _list_moves(self, outcome: Outcome) -> Iterator[tuple[int, Move]]:
+        """Say, with its place, how caps and diversity moved a chosen item in the order by score.
 
         Places count the items that are not pinned. An item is up by one for each better one that
         its cap kept out until then; what remains of its move is diversity's.
         """
-        selection = outcome.selection
-        likeness = None
-        if outcome.vectors is not None:
-            vectors = outcome.vectors[selection.chosen]
-            likeness = vectors @ vectors.T
-        for place, row in enumerate(selection.chosen):
-            if place >= selection.relaxed_from:
+        choice = outcome.choice
+        over = np.flatnonzero(choice.passed >= 0)
+        passed = list(zip(over.tolist(), choice.passed[over].tolist(), strict=True))
+        nearest = zip(choice.near.tolist(), choice.likeness.tolist(), strict=True)
+        rows = choice.chosen.tolist()
+        for place, (row, (near, likeness)) in enumerate(zip(rows, nearest, strict=True)):
+            if place >= choice.relaxed_from:
                 note = f"{self._full(outcome, row)}; back because the list was short (relax_caps)"
-                yield [Move(rule="cap", score_change=0.0, note=note)]
+                yield place, Move(rule="cap", score_change=0.0, note=note)
                 continue
-            moves = []
             by_caps = 0
-            if selection.passed:
-                by_caps = sum(o < row and at <= place for o, at in selection.passed.items())
+            for other, at in passed:
+                by_caps += other < row and at <= place
             if by_diversity := row - place - by_caps:
-                note = f"{_direction(by_diversity)}: {self._nearest(outcome, likeness, place)}"
-                moves.append(Move(rule="diversity", score_change=0.0, note=note))
+                cause = self._likeness(outcome, rows, near, likeness)
+                note = f"{_direction(by_diversity)}: {cause}"
+                yield place, Move(rule="diversity", score_change=0.0, note=note)
             if by_caps:
                 note = f"{_direction(by_caps)}: better ones were over their cap"
-                moves.append(Move(rule="cap", score_change=0.0, note=note))
-            yield moves
+                yield place, Move(rule="cap", score_change=0.0, note=note)
 
-    def _nearest(self, outcome: Outcome, likeness: NDArray[np.float32] | None, place: int) -> str:
-        """Say what above a chosen item is most like it."""
-        if likeness is None or place == 0:
+    def _likeness(self, outcome: Outcome, rows: list[int], near: int, likeness: float) -> str:
+        """Say what above a chosen item, pins included, is most like it."""
+        if near == NOTHING:
             return "nothing is above it"
-        row = int(likeness[place, :place].argmax())
-        index = outcome.scored.order[outcome.selection.chosen[row]]
-        label = self._label(int(outcome.scored.candidates.numbers[index]))
-        return f"likeness to {label!r} {likeness[place, row]:.2f}"
+        pin = near < NOTHING
+        number = outcome.pinned[-2 - near][1] if pin else self._number(outcome, rows[near])
+        return f"likeness to {self._label(number)!r} {likeness:.2f}"
+
+    def _number(self, outcome: Outcome, row: int) -> int:
+        """Return the item number of a row of the order."""
+        return int(outcome.candidates.numbers[outcome.scored.order[row]])
 
     def _left_out(self, outcome: Outcome, row: int, last: int) -> RemovedItem:
         """Name what kept a candidate out: a full cap, a less good but less alike one, or its place.
 
         `last` is the row of the lowest score that was chosen within the caps.
         """
-        number = int(outcome.scored.candidates.numbers[outcome.scored.order[row]])
-        if row in outcome.selection.passed:
+        number = self._number(outcome, row)
+        if outcome.choice.passed[row] >= 0:
             return RemovedItem(number=number, rule="cap", note=self._full(outcome, row))
         if row < last:
             note = f"place {row + 1} by score, but too like what is in the list"
@@ -206,7 +218,7 @@ class Recorder:
         return RemovedItem(number=number, rule="cut", note=note)
 
     def _full(self, outcome: Outcome, row: int) -> str:
-        number = int(outcome.scored.candidates.numbers[outcome.scored.order[row]])
+        number = self._number(outcome, row)
         caps = self._compiled.rules.caps
         parts = [
             f"{kind} {name!r} may have {cap}"

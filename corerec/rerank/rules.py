@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -57,11 +57,29 @@ class Boosts:
 
 @dataclass(frozen=True, kw_only=True)
 class Diversity:
-    """Maximal marginal relevance: each place goes to what is good and unlike what is above it."""
+    """Each place goes to what is good and unlike what is above it.
 
+    The score counts scaled to [0, 1] over the list's candidates, likeness as the cosine of the
+    item vectors.
+    """
+
+    method: Literal["mmr", "dpp"] = "mmr"
+    """mmr, maximal marginal relevance, looks at the one item above that is most alike; dpp, a
+    determinantal point process, at all that is above together. Each reads its own weight."""
     mmr_lambda: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Weight of the score against likeness; [0, 1], 1 is off. The score counts scaled to [0, 1]
-    over the list's candidates, likeness as the cosine of the item vectors."""
+    """Weight of the score against likeness in mmr; [0, 1], 1 is off."""
+    dpp_theta: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Weight of the score against the volume that the items span in dpp; [0, 1], 1 is off."""
+
+    @property
+    def weight(self) -> float:
+        """The weight of the method that is chosen."""
+        return self.mmr_lambda if self.method == "mmr" else self.dpp_theta
+
+    @property
+    def on(self) -> bool:
+        """Whether items are compared."""
+        return self.weight < 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,7 +104,12 @@ rules_strategy = st.builds(
         categories=st.just({"c3": 2.0}) | st.just({}),
         creators=st.just({"r5": 0.5}) | st.just({}),
     ),
-    diversity=st.builds(Diversity, mmr_lambda=st.sampled_from([0.0, 0.6, 1.0])),
+    diversity=st.builds(
+        Diversity,
+        method=st.sampled_from(["mmr", "dpp"]),
+        mmr_lambda=st.sampled_from([0.0, 0.6, 1.0]),
+        dpp_theta=st.sampled_from([0.0, 0.6, 1.0]),
+    ),
     caps=st.builds(
         Caps,
         per_category=st.integers(0, 3),

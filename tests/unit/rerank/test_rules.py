@@ -46,6 +46,8 @@ weight = 0.5
 
 [diversity]
 mmr_lambda = 0.7
+method = "dpp"
+dpp_theta = 0.6
 
 [caps]
 per_category = 2
@@ -61,7 +63,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
         pins={"a b.c": 2, "i4": 1},
         freshness=Freshness(half_life_days=7.0, weight=0.5),
         boosts=Boosts(categories={"c1": 1.5}, creators={"r1": 0.5}),
-        diversity=Diversity(mmr_lambda=0.7),
+        diversity=Diversity(method="dpp", mmr_lambda=0.7, dpp_theta=0.6),
         caps=Caps(per_category=2, per_creator=1, relax_caps=True),
     )
 
@@ -90,16 +92,18 @@ def test_the_default_rules_load_and_show_every_field() -> None:
         ("weight = 0.5", "weight = inf", 12, "weight"),
         ("mmr_lambda = 0.7", "mmr_lambda = 1.01", 21, "less than or equal to 1"),
         ("mmr_lambda = 0.7", 'mmr_lambda = "x"', 21, "number"),
-        ("per_category = 2", "per_category = 501", 24, "less than or equal to 500"),
-        ("per_creator = 1", "per_creator = 1.5", 25, "integer"),
-        ("relax_caps = true", "relax_cap = true", 26, "did you mean 'relax_caps'"),
+        ('method = "dpp"', 'method = "dp"', 22, "'mmr' or 'dpp'"),
+        ("dpp_theta = 0.6", "dpp_theta = -0.1", 23, "greater than or equal to 0"),
+        ("per_category = 2", "per_category = 501", 26, "less than or equal to 500"),
+        ("per_creator = 1", "per_creator = 1.5", 27, "integer"),
+        ("relax_caps = true", "relax_cap = true", 28, "did you mean 'relax_caps'"),
         ('"c1" = 1.5', '"c1" = 0', 15, r"in \(0, 100\], got 0"),
         ('"r1" = 0.5', '"r1" = nan', 18, r"in \(0, 100\], got nan"),
         ('"r1" = 0.5', '"r1" = 101', 18, "got 101"),
         ('"a b.c" = 2', '"a b.c" = 0', 7, r"in \[1, 500\], got 0"),
         ("i4 = 1", "i4 = 501", 8, r"in \[1, 500\], got 501"),
         ("i4 = 1", "i4 = 2", 8, "got 2 also for 'a b.c'"),
-        ("[caps]", "[cap]", 23, "did you mean 'caps'"),
+        ("[caps]", "[cap]", 25, "did you mean 'caps'"),
     ],
 )
 def test_a_mistake_is_named_with_its_file_and_line(

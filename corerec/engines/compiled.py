@@ -1,7 +1,7 @@
 """How inner loops are compiled: to machine code at the first call, kept in a cache beside the file.
 
-Compiled functions release the interpreter's lock, so threads run them side by side. Only training
-imports this: loading numba takes a fraction of a second that serving need not wait for.
+Compiled functions release the interpreter's lock, so threads run them side by side. Loading numba
+takes a fraction of a second, so modules that may do without import this where they need it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def compiled(function: F) -> F:
     """Return the function compiled; sums may be taken in another order, and NaN is not expected."""
+    return _compiled(function, fastmath=True)
+
+
+def compiled_exactly(function: F) -> F:
+    """Return the function compiled; NaN, infinity and the order of sums are kept."""
+    return _compiled(function, fastmath=False)
+
+
+def _compiled(function: F, *, fastmath: bool) -> F:
+    options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
     try:
-        return _compiled(function, cache=True)
+        done = njit(cache=True, **options)(function)
     except RuntimeError:
         # No folder for the cache may be written, as in a container: compile in each process.
-        return _compiled(function, cache=False)
-
-
-def _compiled(function: F, *, cache: bool) -> F:
-    done = njit(nogil=True, cache=cache, fastmath=True, error_model="numpy")(function)
+        done = njit(**options)(function)
     return cast(F, done)

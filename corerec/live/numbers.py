@@ -21,6 +21,11 @@ class LiveRows:
         self.count = count
         self._known = Growing(np.zeros(0, np.bool_), False)  # by number - N
 
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(M,) whether number N + i has a row; none has beyond."""
+        return self._known.values
+
     def put(self, numbers: Int64s) -> Int64s:
         """Give each number (n,) its row, and return the rows."""
         later = numbers[numbers >= self.count] - self.count

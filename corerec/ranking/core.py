@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,16 +17,16 @@ from corerec.engines.device import choose_device
 from corerec.errors import CoreRecError, InvalidArgument, Unavailable
 from corerec.features import FeatureSchema, ItemFeatures, PopularitySnapshot, UserIndex
 from corerec.live.content import ContentSide
+from corerec.live.numbers import LiveRows
 from corerec.live.snapshot import read_snapshot
-from corerec.ranking.check import check_candidates, check_user
-from corerec.ranking.features import newest_history, pair_features, user_dense
+from corerec.ranking.check import check_user
 from corerec.ranking.files import load_ranker
 from corerec.ranking.folded import serving_form
 from corerec.ranking.gate import choose_precision
 from corerec.ranking.live import LiveItems
 from corerec.ranking.precision import Precision, Ranker
-from corerec.ranking.prepare import make_batch
-from corerec.ranking.tables import ItemTables, Scratch
+from corerec.ranking.requests import requests_of
+from corerec.ranking.tables import ItemTables
 from corerec.ranking.transitions import TransitionTable
 from corerec.release import OpenRelease
 from corerec.stages import (
@@ -48,6 +47,10 @@ and the arrays leave the caches."""
 GPU_PAIRS = 262_144
 ROOM = 1024
 """Later items that the tables have room for, besides a quarter of those of the training."""
+MOST_REQUESTS = 256
+"""Requests that share a matrix at most."""
+WARM = (1, 2, 4, 8, 16, 32)
+"""Sizes of the batches that a core is warmed with."""
 MOST_PADDING = 1.25
 """Requests share a matrix when the longest has at most so many times the candidates of the
 shortest."""
@@ -66,17 +69,16 @@ class RankingCore:
         content: ContentSide | None = None,
     ) -> None:
         """Take parts of one release; `load` reads them. `content` encodes items that change."""
-        self._release, self._ranker, self._users = release, ranker, users
+        self._release, self._ranker = release, ranker
         self._tables, self._end = ranker.tables, end_micros
         self._schema = ranker.tables.schema
-        counts = np.pad(np.stack([popularity.total, popularity.recent]), ((0, 0), (0, 1)))
-        self._popularity = torch.from_numpy(counts).to(
-            self.device
-        )  # (2, N + 1), of the blank row 0
-        self._live = LiveItems(ranker, content)
-        self._rows = self._live.rows
+        counts = np.stack([popularity.total, popularity.recent]).astype(np.float32)
+        rows = LiveRows(len(self._tables))
+        self._requests = requests_of(
+            self._tables, rows, users, np.pad(counts, ((0, 0), (0, 1))), end_micros
+        )
+        self._live = LiveItems(ranker, content, rows, self._requests.refresh)
         self._pairs = GPU_PAIRS if self.device.type == "cuda" else CPU_PAIRS
-        self._local = threading.local()
 
     @classmethod
     def load(
@@ -134,6 +136,11 @@ class RankingCore:
         """Position of the newest change of the catalogue that was applied, 0 before any."""
         return self._live.position
 
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Look-ups of kept users by outcome, and changed items that the models could not read."""
+        return {**self._requests.counts, "items_refused": self._live.refused}
+
     def apply(self, changes: Sequence[ItemChange]) -> None:
         """Take changes of the catalogue, in the order of their positions with none left out.
 
@@ -143,10 +150,10 @@ class RankingCore:
         self._live.apply(changes)
 
     def check(self, entry: RankEntry) -> None:
-        """Raise InvalidArgument when the entry breaks a rule, about 20 microseconds."""
+        """Raise InvalidArgument when the entry breaks a rule, in a few microseconds."""
         if not 1 <= entry.k <= MAX_K:
             raise InvalidArgument(f"k must be in [1, {MAX_K}], got {entry.k}")
-        check_candidates(entry.candidates)
+        self._requests.check(entry.candidates)
         check_user(entry.user)
         if self._schema.user_numeric:
             self._schema.check_attributes(entry.user.attributes)
@@ -194,7 +201,7 @@ class RankingCore:
             ),
             k=100,
         )
-        for size in (1, 4, 8):
+        for size in WARM:
             self.run([entry] * size)
 
     def _chunks(self, entries: Sequence[RankEntry], good: list[int]) -> Iterator[list[int]]:
@@ -204,7 +211,7 @@ class RankingCore:
         for place in sorted(good, key=sizes.__getitem__, reverse=True):
             if part:
                 widest = sizes[part[0]]
-                full = (len(part) + 1) * widest > self._pairs
+                full = (len(part) + 1) * widest > self._pairs or len(part) == MOST_REQUESTS
                 if full or widest > MOST_PADDING * sizes[place]:
                     yield part
                     part = []
@@ -215,33 +222,7 @@ class RankingCore:
     def _rank(self, entries: list[RankEntry]) -> list[RankResult | CoreRecError]:
         """Rank entries that were checked, as one matrix of B entries by n candidates."""
         begin = time.perf_counter_ns()
-        width = max(len(entry.candidates) for entry in entries)
-        numbers = np.zeros((len(entries), width), np.int64)  # rows of the tables
-        scores = np.zeros((len(entries), width), np.float32)
-        known = np.zeros((len(entries), width), np.bool_)
-        for row, entry in enumerate(entries):
-            own, count = entry.candidates, len(entry.candidates)
-            numbers[row, :count] = self._rows.candidates(own.numbers)
-            scores[row, :count] = own.scores
-            np.not_equal(own.sources, Source.POPULAR, out=known[row, :count])
-        history, times = newest_history(
-            self._schema,
-            [self._rows.history(entry.user.items) for entry in entries],
-            [entry.user.times for entry in entries],
-            self._tables.room,
-        )
-        now = np.array([entry.user.now or self._end for entry in entries], np.int64)
-        users = self._schema.encode_users(
-            [entry.user.user_id for entry in entries],
-            [entry.user.attributes for entry in entries],
-            self._users,
-        )
-        dense = user_dense(self._schema, users, history, times, now)
-        candidates = torch.from_numpy(numbers).to(self.device)
-        counted = self._tables.trained(candidates)
-        counts = torch.stack([torch.take(row, counted) for row in self._popularity])
-        batch = make_batch(self._tables, users, dense, history, now, numbers, scores, known, counts)
-        pairs = pair_features(self._tables, batch, self._scratch())
+        batch, pairs = self._requests.lay(entries)
         middle = time.perf_counter_ns()
         order, best = self._order(self._ranker(batch, pairs), entries)
         end = time.perf_counter_ns()
@@ -258,24 +239,11 @@ class RankingCore:
         model = self._ranker.model
         # The probability of one task has the order of its logits: few need to be computed.
         scores = logits[0] if model.ranks_by_probability else model.score(logits)
-        finite = torch.isfinite(scores)
-        for row, entry in enumerate(entries):
-            if len(entry.candidates) < scores.shape[1]:
-                finite[row, len(entry.candidates) :] = False
-        held = torch.where(finite, scores, -torch.inf)
-        best, order = held.sort(dim=1, descending=True, stable=True)
-        most = max(entry.k for entry in entries)
-        best, order = best[:, :most], order[:, :most]
-        order = torch.where(torch.isfinite(best), order, -1)
+        counts = np.array([len(entry.candidates) for entry in entries], np.int64)
+        order, found = self._requests.best(scores, counts, max(entry.k for entry in entries))
         if model.ranks_by_probability:
-            best = model.score(best[None])
-        return order.cpu().numpy(), best.cpu().numpy()
-
-    def _scratch(self) -> Scratch:
-        if not hasattr(self._local, "scratch"):
-            self._local.scratch = Scratch(self.device)
-        scratch: Scratch = self._local.scratch
-        return scratch
+            found = model.score(found[None])
+        return order.cpu().numpy(), found.cpu().numpy()
 
 
 def _result(

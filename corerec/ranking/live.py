@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from corerec.live.content import ContentSide
 from corerec.live.numbers import LiveRows
@@ -19,9 +20,16 @@ log = logging.getLogger(__name__)
 class LiveItems:
     """Applies changes to a ranker's tables; deleted items stay as they were."""
 
-    def __init__(self, ranker: Ranker, content: ContentSide | None) -> None:
+    def __init__(
+        self,
+        ranker: Ranker,
+        content: ContentSide | None,
+        rows: LiveRows,
+        refresh: Callable[[NDArray[np.int64]], None],
+    ) -> None:
+        """Give items rows in `rows`; `refresh` is told which rows of the tables changed."""
         self._ranker, self._tables, self._content = ranker, ranker.tables, content
-        self.rows = LiveRows(len(ranker.tables))
+        self._rows, self._refresh = rows, refresh
         self.position = 0
         """Position of the newest change that was applied."""
         self.refused = 0
@@ -41,7 +49,8 @@ class LiveItems:
         for error in found.refused:
             self.refused += 1
             log.warning("an item cannot be ranked as it is now", extra={"reason": str(error)})
-        rows = self.rows.put(found.numbers)
+        rows = self._rows.put(found.numbers)
         tower = content.space(found, self._tables.tower.shape[1])
         self._tables.put(rows, found.features, tower)
+        self._refresh(rows)
         self._ranker.refresh(torch.from_numpy(rows).to(self._tables.device))

@@ -60,6 +60,10 @@ class ItemTables:
     """Most values of a list column that an item of the training has: of more, the first count."""
     has_later: bool = field(init=False, default=False)
     """Whether a row after the blank one was put."""
+    version: int = field(init=False, default=0)
+    """How often rows were put."""
+    changed: NDArray[np.int64] = field(init=False)
+    """(R,) version in which each row was put last, 0 before any"""
 
     @classmethod
     def build(
@@ -99,6 +103,10 @@ class ItemTables:
             follower_weights=torch.from_numpy(transitions.weights).to(on),
         )
 
+    def __post_init__(self) -> None:
+        """Begin with every row as it was built."""
+        self.changed = np.zeros(len(self.born_micros), np.int64)
+
     @property
     def device(self) -> torch.device:
         """Return the device that the tables are on."""
@@ -122,6 +130,8 @@ class ItemTables:
         if not len(rows):
             return
         self._grow(int(rows.max()) + 1)
+        self.version += 1
+        self.changed[rows] = self.version
         self.has_later |= bool(rows.max() > len(self))
         at = torch.from_numpy(rows).to(self.device)
         for name, array in _arrays(self.schema, items, tower, self.used).items():
@@ -132,6 +142,7 @@ class ItemTables:
         if rows <= self.room:
             return
         more = max(rows - self.room, self.room // 4)
+        self.changed = np.pad(self.changed, (0, more))
         for name in COLUMNS:
             setattr(self, name, wider(getattr(self, name), more, _BLANKS.get(name, 0)))
 

@@ -1,0 +1,204 @@
+"""CompiledRequests: from ranking entries to a batch and its pair features on a CPU, compiled.
+
+The numbers of `TorchRequests`, without its dozens of small calls a request. Users are kept.
+"""
+
+# B requests, n candidates, F features
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from corerec.features import UserIndex
+from corerec.live.numbers import LiveRows
+from corerec.ranking.best import best
+from corerec.ranking.check import check_candidates
+from corerec.ranking.features import MAX_AGE_DAYS, RankingBatch, pair_names, user_dense_width
+from corerec.ranking.kept_users import SEATS, KeptUsers
+from corerec.ranking.lanes import LANES, TOGETHER
+from corerec.ranking.packed import PackedItems
+from corerec.ranking.pair_kernel import fill_pairs
+from corerec.ranking.request_kernel import fault, lay_candidates, lay_moments
+from corerec.ranking.tables import ItemTables
+from corerec.stages import MAX_CANDIDATES, Candidates, RankEntry
+
+_NO_SLOTS = np.zeros(0, np.int32)
+_NOT_COUNTED = torch.zeros(2, 0, 0)
+_AGE_SCALE = np.float32(1 / math.log1p(MAX_AGE_DAYS))
+
+
+class CompiledRequests:
+    """Lays entries out for a ranker; in any thread, each with arrays of its own."""
+
+    def __init__(
+        self,
+        tables: ItemTables,
+        live: LiveRows,
+        users: UserIndex,
+        popularity: NDArray[np.float32],
+        end_micros: int,
+        *,
+        seats: int = SEATS,
+    ) -> None:
+        """Take parts of one release; popularity (2, N + 1), of the blank row 0.
+
+        Each thread keeps at most `seats` users, which is also the most of a batch.
+        """
+        self._seats = seats
+        self._tables, self._live, self._index, self._end = tables, live, users, end_micros
+        self._items = PackedItems(tables, popularity)
+        self._local = threading.local()
+        self._kept: list[KeptUsers] = []
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Look-ups of kept users, by outcome, of all threads."""
+        return {
+            "ranking_users_hits": sum(kept.hits for kept in self._kept),
+            "ranking_users_misses": sum(kept.misses for kept in self._kept),
+        }
+
+    def best(self, scores: Tensor, counts: NDArray[np.int64], k: int) -> tuple[Tensor, Tensor]:
+        """Return places and scores of the best k; see `Requests.best`."""
+        places, values = best(np.ascontiguousarray(scores.numpy()), counts, k)
+        return torch.from_numpy(places), torch.from_numpy(values)
+
+    def check(self, candidates: Candidates) -> None:
+        """Raise InvalidArgument as `check_candidates` does."""
+        numbers, scores = candidates.numbers, candidates.scores
+        count = len(numbers)
+        if not count == len(scores) == len(candidates.sources) or count > MAX_CANDIDATES:
+            check_candidates(candidates)  # which raises
+        # Copies, since arrays that may not be written to would be compiled for once more.
+        own = np.array(numbers, np.int64), np.array(scores, np.float32)
+        if fault(*own, self._slots(count)):
+            check_candidates(candidates)
+
+    def _slots(self, count: int) -> NDArray[np.int32]:
+        """Return scratch of this thread, a power of two that is at least twice `count`."""
+        size = 1 << max(2 * count - 1, 1).bit_length()
+        slots: NDArray[np.int32] = getattr(self._local, "slots", _NO_SLOTS)
+        if len(slots) < size:
+            slots = self._local.slots = np.zeros(size, np.int32)
+        return slots[:size]
+
+    def refresh(self, rows: NDArray[np.int64]) -> None:
+        """Read rows (m,) of the tables anew, after they changed."""
+        self._items.refresh(rows)
+
+    def lay(self, entries: Sequence[RankEntry]) -> tuple[RankingBatch, Tensor]:
+        """Return a batch of entries and its pair features; see `Requests.lay`.
+
+        Both are of arrays that the thread's next call writes to.
+        """
+        space, users = self._own()
+        space.take(entries, self._live)
+        seats = users.find([entry.user for entry in entries])
+        now = np.array([entry.user.now or self._end for entry in entries], np.int64)
+        schema = self._tables.schema
+        dense = np.empty((len(entries), user_dense_width(schema)), np.float32)
+        static = users.numbers.shape[1]
+        dense[:, :static] = users.numbers[seats]
+        if schema.has_times:
+            lay_moments(now, users.newest[seats], users.laid[-1][seats, 0], static, dense)
+        fill_pairs(
+            seats, space.counts, space.rows, space.scores, space.known, now, len(self._tables),
+            self._items.of(self._tables), users.laid, space.scratch, space.out,
+        )  # fmt: skip
+        if schema.has_times:
+            age = space.out[4]
+            np.log1p(age, out=age)
+            age *= _AGE_SCALE
+        batch = RankingBatch(
+            user_row=torch.from_numpy(users.row[seats]),
+            user_categorical=torch.from_numpy(users.categorical[seats]),
+            user_dense=torch.from_numpy(dense),
+            history=torch.from_numpy(users.history[seats]),
+            now=torch.from_numpy(now),
+            candidates=torch.from_numpy(space.rows),
+            scores=torch.from_numpy(space.scores),
+            retrieved=torch.from_numpy(space.known),
+            popularity=_NOT_COUNTED,
+        )
+        return batch, torch.from_numpy(space.out)
+
+    def _own(self) -> tuple[Space, KeptUsers]:
+        """Return this thread's arrays and users."""
+        own: tuple[Space, KeptUsers] | None = getattr(self._local, "own", None)
+        if own is None:
+            users = KeptUsers(self._tables, self._items, self._live, self._index, self._seats)
+            own = self._local.own = Space(self._tables), users
+            self._kept.append(users)
+        return own
+
+
+class Space:
+    """The arrays of one batch, taken from memory that the next batch uses again."""
+
+    rows: NDArray[np.int64]
+    """(B, n) rows of the tables; the blank one pads"""
+    scores: NDArray[np.float32]
+    """(B, n) of retrieval"""
+    known: NDArray[np.bool_]
+    """(B, n) whether the score says something"""
+    counts: NDArray[np.int64]
+    """(B,) candidates of each request"""
+    out: NDArray[np.float32]
+    """(F, B, n) pair features"""
+    scratch: tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]
+    """See `fill_pairs`."""
+
+    def __init__(self, tables: ItemTables) -> None:
+        self._blank = len(tables)
+        self._features = len(pair_names(tables.schema))
+        self._sums = np.zeros((tables.value_count, 2), np.float32)
+        self._places = np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.bool_)
+        self._pairs = np.zeros(0, np.float32)
+        self._width = 0
+
+    def take(self, entries: Sequence[RankEntry], live: LiveRows) -> None:
+        """Lay the candidates of entries out."""
+        own = [entry.candidates for entry in entries]
+        starts = np.zeros(len(own) + 1, np.int64)
+        np.cumsum([len(candidates) for candidates in own], out=starts[1:])
+        width = int(np.diff(starts).max())
+        self._shape(len(own), width)
+        lay_candidates(
+            starts,
+            np.concatenate([candidates.numbers for candidates in own], dtype=np.int64),
+            np.concatenate([candidates.scores for candidates in own], dtype=np.float32),
+            np.concatenate([candidates.sources for candidates in own], dtype=np.uint8),
+            self._blank, live.known, (self.counts, self.rows, self.scores, self.known),
+        )  # fmt: skip
+
+    def _shape(self, cases: int, width: int) -> None:
+        """Have room for a batch of so many cases by so many candidates."""
+        size = cases * width
+        if size > len(self._places[0]):
+            self._places = (
+                np.empty(size, np.int64),
+                np.empty(size, np.float32),
+                np.empty(size, np.bool_),
+            )
+            self._pairs = np.empty(size * self._features, np.float32)
+        if width > self._width:
+            self._width = width
+            slots = 1 << (4 * width - 1).bit_length()
+            self.scratch = (
+                np.zeros(slots, np.int32),
+                self._sums,
+                np.zeros((-(-width // TOGETHER) * TOGETHER, LANES), np.float32),
+            )
+        shape = cases, width
+        rows, scores, known = self._places
+        self.rows, self.scores = rows[:size].reshape(shape), scores[:size].reshape(shape)
+        self.known = known[:size].reshape(shape)
+        self.out = self._pairs[: size * self._features].reshape(self._features, *shape)
+        self.counts = np.empty(cases, np.int64)

@@ -1,0 +1,155 @@
+"""KeptUsers: what the ranker needs of users, laid out once and kept for their next requests."""
+
+# S seats, B requests, m of them that are laid out anew, L history, D tower
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corerec.features import UserIndex
+from corerec.live.numbers import LiveRows
+from corerec.ranking.features import RECENT
+from corerec.ranking.lanes import LANES
+from corerec.ranking.packed import PackedItems
+from corerec.ranking.pair_kernel import seat_users
+from corerec.ranking.request_kernel import lay_histories
+from corerec.ranking.tables import ItemTables
+from corerec.stages import UserContext
+
+SEATS = 4096
+"""Users that are kept, by each thread that ranks."""
+NEVER = -1
+"""Version of the tables that a seat is right for when nothing was laid out there."""
+
+
+class KeptUsers:
+    """The users of one release's requests, each at a seat; not thread-safe, one a thread.
+
+    A seat is found by everything that it was made of: user id, attributes, history and its times.
+    So a new event makes a new seat. The moment of a request is no part of it. A seat is laid out
+    anew when an item of its history changed, or got a row. The least recently asked for go first.
+    """
+
+    def __init__(
+        self,
+        tables: ItemTables,
+        items: PackedItems,
+        live: LiveRows,
+        index: UserIndex,
+        seats: int = SEATS,
+    ) -> None:
+        """Make room for `seats` users, which takes memory when they come."""
+        self._tables, self._items, self._live, self._index = tables, items, live, index
+        schema = tables.schema
+        length, width = schema.history_length, tables.tower.shape[1]
+        starts = tables.follower_starts.numpy()
+        followers = RECENT * max(int(np.diff(starts).max(initial=0)), 1)
+        values = length * items.values
+        self._follows = (
+            starts,
+            tables.followers.numpy(),
+            tables.follower_weights.numpy(),
+        )
+        self.history = np.zeros((seats, length), np.int64)
+        """(S, L) rows of the tables, the blank one first"""
+        self.newest = np.zeros(seats, np.int64)
+        """(S,) time of the newest item of the history, -1 unknown"""
+        self.row = np.zeros(seats, np.int64)
+        """(S,) as of UserFeatures"""
+        self.categorical = np.zeros((seats, len(schema.user_categorical)), np.int32)
+        """(S, Cu)"""
+        self.numbers = np.zeros((seats, 1 + len(schema.user_numeric)), np.float32)
+        """(S, 1 + Fu) the first numbers of `user_dense`, those without the moment"""
+        self.laid = (
+            np.zeros((seats, width, LANES), np.float32),
+            np.zeros((seats, followers), np.int32),
+            np.zeros((seats, followers, 2), np.float32),
+            np.zeros((seats, values), np.int32),
+            np.zeros((seats, values, 2), np.float32),
+            np.zeros((seats, 3), np.int64),
+        )
+        """What `seat_users` writes"""
+        self._tail = 2 * length  # events that a key holds
+        self._vectors = np.zeros((RECENT + 2, width), np.float32)
+        self._read = np.zeros(seats, np.int64)  # how many events the history was made of
+        self._lost = np.zeros(seats, np.bool_)  # whether an item of the history had no row
+        self._made = np.zeros(seats, np.int64)  # the tables' version that a seat is right for
+        self._seats: OrderedDict[Hashable, int] = OrderedDict()
+        self.most = seats
+        self.hits = 0
+        self.misses = 0
+
+    def find(self, users: Sequence[UserContext]) -> NDArray[np.int64]:
+        """Return (B,) the seats of at most S users; those who have none are laid out."""
+        found = np.empty(len(users), np.int64)
+        fresh: dict[int, UserContext] = {}
+        for place, user in enumerate(users):
+            key = self._key(user)
+            seat = self._seats.get(key, -1)
+            if seat < 0:
+                seat = self._free()
+                self._seats[key] = seat
+                self._made[seat] = NEVER
+                fresh[seat] = user
+            else:
+                self._seats.move_to_end(key)
+                if seat not in fresh and not self._holds(seat):
+                    fresh[seat] = user
+            found[place] = seat
+        self.misses += len(fresh)
+        self.hits += len(users) - len(fresh)
+        if fresh:
+            self._lay(np.fromiter(fresh, np.int64, len(fresh)), list(fresh.values()))
+        return found
+
+    def _key(self, user: UserContext) -> Hashable:
+        items, times = user.items[-self._tail :], user.times[-self._tail :]
+        moments = times.tobytes() if self._tables.schema.has_times else b""
+        return user.user_id, items.tobytes(), moments, tuple(user.attributes.items())
+
+    def _free(self) -> int:
+        """Return a seat that nobody of this call has."""
+        return (
+            len(self._seats) if len(self._seats) < self.most else self._seats.popitem(last=False)[1]
+        )
+
+    def _holds(self, seat: int) -> bool:
+        """Return whether nothing that a seat was made of has changed."""
+        version = self._tables.version
+        if self._made[seat] == version:
+            return True
+        changed = self._tables.changed[self.history[seat]].max()
+        if self._lost[seat] or changed > self._made[seat]:
+            return False
+        self._made[seat] = version
+        return True
+
+    def _lay(self, seats: NDArray[np.int64], users: list[UserContext]) -> None:
+        tables = self._tables
+        starts = np.zeros(len(users) + 1, np.int64)
+        np.cumsum([len(user.items) for user in users], out=starts[1:])
+        lay_histories(
+            seats, starts,
+            np.concatenate([user.items for user in users], dtype=np.int64),
+            np.concatenate([user.times for user in users], dtype=np.int64),
+            len(tables), self._live.known, (self.history, self.newest, self._lost, self._read),
+        )  # fmt: skip
+        seat_users(
+            seats, self.history, len(tables), self._items.of(tables), self._follows,
+            self._vectors, self.laid,
+        )  # fmt: skip
+        encoded = tables.schema.encode_users(
+            [user.user_id for user in users], [user.attributes for user in users], self._index
+        )
+        self.row[seats], self.categorical[seats] = encoded.row, encoded.categorical
+        length = self.laid[-1][seats, 0]
+        self.numbers[seats, 0] = np.log1p(length) / math.log1p(tables.schema.history_length)
+        self.numbers[seats, 1:] = encoded.numeric
+        # Who was read further back than the key tells of is laid out each time.
+        told = self._read[seats] <= self._tail
+        self._made[seats] = np.where(told, tables.version, NEVER)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -196,7 +197,8 @@ class RetrievalCore:
         results: list[RetrieveResult | CoreRecError] = []
         good = [i for i, own in enumerate(encoded.entries) if isinstance(own, SearchEntry)]
         searches = [own for own in encoded.entries if isinstance(own, SearchEntry)]
-        found = dict(zip(good, self.shard.run(searches), strict=True))
+        # Only what is drawn is scored: lists have many items in common, and most are not drawn.
+        found = dict(zip(good, self.shard.run(searches, scored=False), strict=True))
         if self._own and good:
             self._ask_own(entries, dict(zip(good, searches, strict=True)), found)
         for i, own in enumerate(encoded.entries):
@@ -205,7 +207,8 @@ class RetrievalCore:
                 continue
             result = found[i]
             if isinstance(result, SearchResult):
-                results.append(self.front.fuse(entries[i], own, [result], encoded.micros))
+                totals = partial(self.shard.totals, own)
+                results.append(self.front.fuse(entries[i], own, [result], encoded.micros, totals))
             else:
                 results.append(result)
         return results
@@ -276,15 +279,11 @@ class RetrievalCore:
                         numbers = own[own >= 0]
                         found[i] = replace(
                             result,
-                            lists=(*result.lists, self._list(source, searches[i], numbers)),
+                            lists=(*result.lists, _listed(source, numbers)),
                             timings={**result.timings, f"{source.kind}_search": micros},
                         )
 
-    def _list(self, source: RetrievalSource, search: SearchEntry, numbers: Int64s) -> SourceList:
-        places = np.arange(1, len(numbers) + 1, dtype=np.float32)
-        return SourceList(
-            kind=source.kind,
-            numbers=numbers,
-            scores=np.reciprocal(places),
-            totals=self.shard.totals(search, numbers),
-        )
+
+def _listed(source: RetrievalSource, numbers: Int64s) -> SourceList:
+    places = np.arange(1, len(numbers) + 1, dtype=np.float32)
+    return SourceList(kind=source.kind, numbers=numbers, scores=np.reciprocal(places))

@@ -16,7 +16,7 @@ from corerec.live.content import ContentSide, EncodedItems
 from corerec.live.snapshot import read_snapshot
 from corerec.release import Release
 from corerec.retrieval.check import check_history, check_where
-from corerec.retrieval.fusion import Fusion, timings_of
+from corerec.retrieval.fusion import Fusion, Totals, timings_of
 from corerec.retrieval.merge import merge
 from corerec.retrieval.options import (
     HEADER,
@@ -177,12 +177,14 @@ class Front:
         search: SearchEntry,
         results: Sequence[SearchResult | None],
         micros: Mapping[str, int] | None = None,
+        totals: Totals | None = None,
     ) -> RetrieveResult:
         """Return the candidates of an entry, best first, from what each shard found.
 
         `results` has one place a shard, None where a shard is missing; `micros` are those of
-        `encode`. `coverage` is the share of the sources' places that were asked, of the shards that
-        answered: a source without a query, or late in a shard, is missing there.
+        `encode`; with `totals` those of the lists are not needed. `coverage` is the share of the
+        sources' places that were asked, of the shards that answered: a source without a query, or
+        late in a shard, is missing there.
         """
         there = [result for result in results if result is not None]
         start = time.perf_counter_ns()
@@ -191,7 +193,8 @@ class Front:
             lists,
             entry.k,
             places=int(entry.k * self._popular_share(entry.user)),
-            scored=bool(self._weighted.intersection(search.queries)),
+            weighted=self._weighted.intersection(search.queries),
+            totals=totals,
         )
         found_by = self._fusion.found_by(candidates.numbers, lists) if entry.explain else {}
         spent = (time.perf_counter_ns() - start) // 1000

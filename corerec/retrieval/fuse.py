@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from corerec.retrieval.merge import among
+from corerec.retrieval.fuse_kernel import draw
 from corerec.stages import Bytes8, Int64s, Source
 
 
@@ -36,8 +36,8 @@ class Turns:
 
     order: Int64s
     """(S * k,) places in the lists laid end to end."""
-    sources: Bytes8
-    """(S * k,) value of Source of each draw."""
+    marks: Bytes8
+    """(S + 1,) value of Source of each list, the popular one last."""
 
 
 @lru_cache(maxsize=256)
@@ -45,10 +45,7 @@ def turns(k: int, shares: tuple[float, ...], sources: tuple[int, ...]) -> Turns:
     """Return the turns of sources with these shares: draw i of a source is due at i / share."""
     due = np.concatenate([np.arange(1, k + 1) / share for share in shares])
     order = np.argsort(due, kind="stable")  # ties by the order of the sources
-    order.flags.writeable = False
-    marks = np.repeat(np.array(sources, np.uint8), k)[order]
-    marks.flags.writeable = False
-    return Turns(order, marks)
+    return Turns(order, np.array([*sources, Source.POPULAR], np.uint8))
 
 
 def fuse(lists: Int64s, drawn: Turns, *, popular: Int64s, places: int) -> Fused:
@@ -60,16 +57,22 @@ def fuse(lists: Int64s, drawn: Turns, *, popular: Int64s, places: int) -> Fused:
     Shapes: lists (S, k), best first, padded with -1; popular (P,) best first. None holds an item
     that was seen.
     """
+    numbers, at = draw(lists, drawn.order, popular, places)
+    return Fused(numbers, drawn.marks[np.minimum(at // lists.shape[1], len(lists))], at)
+
+
+def plain_fuse(lists: Int64s, drawn: Turns, *, popular: Int64s, places: int) -> Fused:
+    """Do what `fuse` does, in NumPy: the definition that its loop is tested against."""
     k = lists.shape[1]
     numbers, sources, at = _draw(lists, drawn)
     head = min(len(numbers), k - places)
-    free = _free(popular, numbers[:head], places)
+    free = np.flatnonzero(~np.isin(popular, numbers[:head]))[:places]
     extra = popular[free]
     room = k - head - len(extra)
     kept = np.arange(min(len(numbers), head + room))
     if room and len(extra):
         rest = np.arange(head, len(numbers))
-        rest = rest[~among(numbers[rest], extra)][:room]
+        rest = rest[~np.isin(numbers[rest], extra)][:room]
         kept = np.concatenate([kept[:head], rest])
     return Fused(
         np.concatenate([numbers[kept], extra]),
@@ -78,20 +81,10 @@ def fuse(lists: Int64s, drawn: Turns, *, popular: Int64s, places: int) -> Fused:
     )
 
 
-def _free(popular: Int64s, taken: Int64s, places: int) -> Int64s:
-    """Return the first places of the popular list that are not taken, at most so many."""
-    # Few of them are taken, so its head is enough nearly always.
-    for length in (2 * places, len(popular)):
-        free = np.flatnonzero(~among(popular[:length], taken))[:places]
-        if len(free) == places:
-            break
-    return free
-
-
 def _draw(lists: Int64s, drawn: Turns) -> tuple[Int64s, Bytes8, Int64s]:
     """Return what the sources draw, each item at its first draw, and the places of the draws."""
     at = drawn.order
-    numbers, sources = lists.reshape(-1)[at], drawn.sources
+    numbers, sources = lists.reshape(-1)[at], drawn.marks[at // lists.shape[1]]
     there = numbers >= 0
     if not there.all():
         numbers, sources, at = numbers[there], sources[there], at[there]

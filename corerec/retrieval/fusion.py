@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
-from corerec.retrieval.fuse import fuse, turns
+from corerec.retrieval.fuse import Fused, fuse, turns
 from corerec.retrieval.merge import POPULAR
 from corerec.stages import Candidates, Float32s, Int64s, SearchResult, Source, SourceList
+
+Totals = Callable[[Int64s, Mapping[str, Float32s]], Float32s]
+"""Scores of items (n,) as candidates, given dot products (n,) by kind, NaN where none is known."""
 
 
 class Fusion:
@@ -23,32 +26,61 @@ class Fusion:
         self._turns = tuple(int(mark) for mark in marks.values())
 
     def candidates(
-        self, lists: Mapping[str, SourceList], k: int, *, places: int, scored: bool
+        self,
+        lists: Mapping[str, SourceList],
+        k: int,
+        *,
+        places: int,
+        weighted: Collection[str],
+        totals: Totals | None = None,
     ) -> Candidates:
         """Return at most k candidates, best first, at most `places` of the popular list alone.
 
-        Their scores are the lists' totals; unless `scored`, 1 / place among the draws.
+        Their scores are the lists' totals, or those that `totals` gives; when no kind is
+        `weighted`, 1 / place among the draws.
         """
         rows = np.full((len(self._kinds), k), -1, np.int64)  # (S, k)
-        totals = np.zeros((len(self._kinds), k), np.float32)
         for row, kind in enumerate(self._kinds):
             if (own := lists.get(kind)) is not None:
                 rows[row, : len(own.numbers)] = own.numbers
-                totals[row, : len(own.numbers)] = own.totals
         last = lists.get(POPULAR)
         popular = np.empty(0, np.int64) if last is None else last.numbers
         found = fuse(rows, turns(k, self._shares, self._turns), popular=popular, places=places)
-        if scored:
-            every = totals.reshape(-1)
-            if last is not None:
-                every = np.concatenate([every, last.totals])
-            scores = every[found.at]
-        else:
+        if not weighted:  # as they were drawn
             scores = np.reciprocal(np.arange(1, len(found.numbers) + 1, dtype=np.float32))
+            return Candidates(numbers=found.numbers, scores=scores, sources=found.sources)
+        if totals is None:
+            scores = self._given(lists, k, found)
+        else:
+            scores = totals(found.numbers, self._known(lists, k, found, weighted))
         order = np.argsort(-scores, kind="stable")
         return Candidates(
             numbers=found.numbers[order], scores=scores[order], sources=found.sources[order]
         )
+
+    def _given(self, lists: Mapping[str, SourceList], k: int, found: Fused) -> Float32s:
+        """Return the lists' totals of what was drawn."""
+        every = np.zeros((len(self._kinds), k), np.float32)  # (S, k)
+        for row, kind in enumerate(self._kinds):
+            if (own := lists.get(kind)) is not None:
+                every[row, : len(own.totals)] = own.totals
+        flat = every.reshape(-1)
+        if (last := lists.get(POPULAR)) is not None:
+            flat = np.concatenate([flat, last.totals])
+        return flat[found.at]
+
+    def _known(
+        self, lists: Mapping[str, SourceList], k: int, found: Fused, weighted: Collection[str]
+    ) -> dict[str, Float32s]:
+        """Return each weighted source's scores of what it drew, NaN of what others drew."""
+        rows = found.at // k
+        every: dict[str, Float32s] = {}
+        for row, kind in enumerate(self._kinds):
+            if kind in weighted and (own := lists.get(kind)) is not None:
+                scores = every[kind] = np.full(len(rows), np.nan, np.float32)
+                drawn = np.flatnonzero(rows == row)
+                scores[drawn] = own.scores[found.at[drawn] - row * k]
+        return every
 
     def found_by(self, numbers: Int64s, lists: Mapping[str, SourceList]) -> dict[int, Float32s]:
         """Return each source's own scores of candidates (n,), NaN where it did not find them."""

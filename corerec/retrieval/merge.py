@@ -26,17 +26,6 @@ def best_first(numbers: Int64s, scores: Float32s) -> NDArray[np.int64]:
     return order
 
 
-def among(numbers: Int64s, others: Int64s) -> NDArray[np.bool_]:
-    """Say which numbers (n,) are among others, in any order; for lists as short as ours."""
-    if not len(others):
-        return np.zeros(len(numbers), np.bool_)
-    ordered = np.sort(others)
-    place = np.searchsorted(ordered, numbers)
-    place[place == len(ordered)] = 0
-    found: NDArray[np.bool_] = ordered[place] == numbers
-    return found
-
-
 def merge(results: Sequence[SearchResult], k: int) -> dict[str, SourceList]:
     """Return the k best of each source over all shards, by kind.
 

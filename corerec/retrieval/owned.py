@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corerec.live.arrays import Growing
-from corerec.retrieval.merge import among
+from corerec.retrieval.fuse_kernel import among
 from corerec.stages import Int64s
 
 Mask = NDArray[np.bool_]

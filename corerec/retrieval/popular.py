@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from corerec.errors import ReleaseError
-from corerec.retrieval.merge import among, best_first
+from corerec.retrieval.fuse_kernel import first_outside
+from corerec.retrieval.merge import best_first
 from corerec.retrieval.owned import Eligible
 from corerec.stages import Float32s, Int64s, Predicate
 
@@ -96,7 +97,7 @@ class Popular:
             self.hits += 1
         numbers, scores = kept
         if len(eligible.excluded):
-            rows = np.flatnonzero(~among(numbers, eligible.excluded))[:k]
+            rows = first_outside(numbers, eligible.excluded, k)
             return numbers[rows], scores[rows]
         return numbers[:k], scores[:k]
 

@@ -165,11 +165,13 @@ class ShardCore:
         if entry.where and self._attributes is None:
             raise InvalidArgument("conditions need the attributes of a release, this core has none")
 
-    def run(self, entries: Sequence[SearchEntry]) -> Sequence[SearchResult | CoreRecError]:
+    def run(
+        self, entries: Sequence[SearchEntry], *, scored: bool = True
+    ) -> Sequence[SearchResult | CoreRecError]:
         """Return every source's list for each entry; a bad entry gets its error instead.
 
         A source with a time-out that is late is left out: in the timings, `<kind>_late` stands in
-        the place of `<kind>_search`.
+        the place of `<kind>_search`. Unless `scored`, lists have no totals.
         """
         use_threads(self._threads)
         results: list[SearchResult | CoreRecError | None] = [None] * len(entries)
@@ -184,7 +186,7 @@ class ShardCore:
                 together.setdefault((entry.k, entry.where), []).append(i)
         for (_, where), rows in together.items():
             batch = [entries[i] for i in rows]
-            found = self._search.answer(batch, self._allowed(where), self.position)
+            found = self._search.answer(batch, self._allowed(where), self.position, scored=scored)
             for i, own in zip(rows, found, strict=True):
                 results[i] = own
         return [result for result in results if result is not None]
@@ -204,9 +206,14 @@ class ShardCore:
                 entries.append(SearchEntry(queries=queries, k=500))
             self.run(entries)
 
-    def totals(self, entry: SearchEntry, numbers: Int64s) -> Float32s:
-        """Return the scores (n,) that items (n,) of this shard have as candidates."""
-        return self._search.totals(entry, numbers)
+    def totals(
+        self, entry: SearchEntry, numbers: Int64s, known: Mapping[str, Float32s] | None = None
+    ) -> Float32s:
+        """Return the scores (n,) that items (n,) of this shard have as candidates.
+
+        `known` are dot products (n,) by kind that need not be made again, NaN where there is none.
+        """
+        return self._search.totals(entry, numbers, known)
 
     def apply(
         self,

@@ -34,9 +34,17 @@ class ShardSearch:
     probe: RecallProbe
 
     def answer(
-        self, entries: Sequence[SearchEntry], allowed: Mask | None, position: int
+        self,
+        entries: Sequence[SearchEntry],
+        allowed: Mask | None,
+        position: int,
+        *,
+        scored: bool = True,
     ) -> list[SearchResult]:
-        """Answer entries (B,) of one k and of the same conditions, which allow `allowed`."""
+        """Answer entries (B,) of one k and of the same conditions, which allow `allowed`.
+
+        Unless `scored`, lists have no totals.
+        """
         k = entries[0].k
         eligible = [
             Eligible(items=self.items, allowed=allowed, excluded=entry.excluded)
@@ -59,7 +67,9 @@ class ShardSearch:
             found[row][POPULAR] = self.popular.find(entry.where, k, eligible[row])
         return [
             SearchResult(
-                lists=self._lists(entry, found[row]), timings=timings[row], position=position
+                lists=self._lists(entry, found[row], scored=scored),
+                timings=timings[row],
+                position=position,
             )
             for row, entry in enumerate(entries)
         ]
@@ -67,13 +77,18 @@ class ShardSearch:
     def totals(
         self, entry: SearchEntry, numbers: Int64s, known: Mapping[str, Float32s] | None = None
     ) -> Float32s:
-        """Return the weighted sum of dot products (n,), those of a kind in `known` not again."""
+        """Return the weighted sum of dot products (n,), those in `known` (n,) not again.
+
+        NaN in `known` stands for one that is not.
+        """
         total = np.zeros(len(numbers), np.float32)
         for own in self.vectors:
             if own.weight and own.kind in entry.queries:
                 dots = known.get(own.kind) if known else None
                 if dots is None:
                     dots = own.vectors.dots(entry.queries[own.kind], numbers)
+                elif len(rows := np.flatnonzero(np.isnan(dots))):
+                    dots[rows] = own.vectors.dots(entry.queries[own.kind], numbers[rows])
                 total += own.weighted(dots)
         return total
 
@@ -92,7 +107,14 @@ class ShardSearch:
                 self.probe.offer(source.vectors, query, part[0], own)
         return found
 
-    def _lists(self, entry: SearchEntry, found: Mapping[str, Found]) -> tuple[SourceList, ...]:
+    def _lists(
+        self, entry: SearchEntry, found: Mapping[str, Found], *, scored: bool
+    ) -> tuple[SourceList, ...]:
+        if not scored:
+            return tuple(
+                SourceList(kind=kind, numbers=numbers, scores=scores)
+                for kind, (numbers, scores) in found.items()
+            )
         return tuple(
             SourceList(
                 kind=kind,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corerec.errors import ConfigError
-from corerec.retrieval.fuse import Fused, fuse, turns
+from corerec.retrieval.fuse import Fused, fuse, plain_fuse, turns
+from corerec.retrieval.fuse_kernel import among, first_outside
 from corerec.retrieval.options import RetrievalOptions, shares_of
 from corerec.stages import Source
 
 ITEMS = 60
+NUMBERS = st.integers(-3, 40) | st.integers(1 - 2**63, 2**63 - 1)
 MARKS = (Source.TWO_TOWER, Source.BERT4REC, Source.MATRIX_FACTORIZATION)
 
 
@@ -24,11 +28,12 @@ def _fuse(
     popular: list[int] | None = None,
     places: int = 0,
     seen: list[int] | None = None,
+    by: Callable[..., Fused] = fuse,
 ) -> Fused:
     padded = np.full((len(lists), k), -1, np.int64)
     for row, own in enumerate(lists):
         padded[row, : len(own)] = own
-    return fuse(
+    return by(
         padded,
         turns(k, shares, tuple(int(mark) for mark in MARKS[: len(lists)])),
         popular=np.array([n for n in popular or [] if n not in (seen or [])], np.int64),
@@ -85,6 +90,26 @@ def test_what_a_source_brings_is_the_head_of_its_list(world: dict) -> None:
         missing = [place for place, number in enumerate(own) if number not in shown]
         if missing:  # everything before the first that is left out is there
             assert all(number in shown for number in own[: missing[0]])
+
+
+@settings(max_examples=200, deadline=None)
+@given(_worlds())
+def test_the_compiled_loop_draws_what_the_definition_draws(world: dict) -> None:
+    own, plain = _fuse(**world), _fuse(**world, by=plain_fuse)
+    for fast, slow in zip(own, plain, strict=True):
+        assert fast.tolist() == slow.tolist()
+        assert fast.dtype == slow.dtype
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(NUMBERS, max_size=80), st.lists(NUMBERS, max_size=80), st.integers(0, 90))
+def test_membership_is_that_of_numpy(numbers: list[int], others: list[int], most: int) -> None:
+    own, other = np.array(numbers, np.int64), np.array(others, np.int64)
+    other.flags.writeable = False  # as what came over a wire
+    there = np.isin(own, other)
+    assert among(own, other).tolist() == there.tolist()
+    assert among(own[::2], other).tolist() == there[::2].tolist()
+    assert first_outside(own, other, most).tolist() == np.flatnonzero(~there)[:most].tolist()
 
 
 def test_disjoint_sources_get_their_shares() -> None:

@@ -1,0 +1,145 @@
+"""The compiled loops over lists of candidates: membership, and the draws of `fuse`.
+
+What each must give is said, and tested, by plain forms: `np.isin` and `fuse.fuse`.
+"""
+
+# n, m items, S sources, k places, P popular items, T slots of a table
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corerec.engines.compiled import compiled
+from corerec.stages import Int64s
+
+_EMPTY = np.int64(-(2**63))
+"""A slot that holds nothing; the number of no item."""
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+
+
+def among(numbers: Int64s, others: Int64s) -> NDArray[np.bool_]:
+    """Say which numbers (n,) are among others (m,), in any order."""
+    if not len(others):
+        return np.zeros(len(numbers), np.bool_)
+    return _among(_own(numbers), _own(others))
+
+
+def first_outside(numbers: Int64s, others: Int64s, most: int) -> Int64s:
+    """Return the first places, at most so many, of numbers (n,) that are not among others (m,)."""
+    return _first_outside(_own(numbers), _own(others), most)
+
+
+def draw(lists: Int64s, order: Int64s, popular: Int64s, places: int) -> tuple[Int64s, Int64s]:
+    """Return what `fuse` returns: numbers (n,) and the places (n,) of their draws.
+
+    Shapes: lists (S, k) padded with -1, order (S * k,), popular (P,).
+    """
+    return _draw(_own(lists), _own(order), _own(popular), places)
+
+
+def _own(column: Int64s) -> Int64s:
+    """Return the column as every loop takes it: one kind of array, so that each compiles once.
+
+    What came over a wire is read-only, which would be another kind.
+    """
+    flags = column.flags
+    return column if flags.writeable and flags.c_contiguous else column.copy()
+
+
+@compiled
+def _slots(count: int) -> NDArray[np.int64]:
+    """Return a table (T,) for so many numbers, a power of two, mostly free: few look-ups collide."""
+    size = 64
+    while size < 4 * count:
+        size *= 2
+    return np.full(size, _EMPTY, np.int64)
+
+
+@compiled
+def _place(table: NDArray[np.int64], number: np.int64) -> np.int64:
+    """Return the slot of a number, or the free one where it belongs."""
+    last = len(table) - 1
+    slot = np.int64((np.uint64(number) * _SPREAD) >> np.uint64(40)) & last
+    while table[slot] != _EMPTY and table[slot] != number:
+        slot = (slot + 1) & last
+    return slot
+
+
+@compiled
+def _among(numbers: Int64s, others: Int64s) -> NDArray[np.bool_]:
+    found = np.zeros(len(numbers), np.bool_)
+    table = _slots(len(others))
+    for other in others:
+        table[_place(table, other)] = other
+    for row in range(len(numbers)):
+        found[row] = table[_place(table, numbers[row])] != _EMPTY
+    return found
+
+
+@compiled
+def _first_outside(numbers: Int64s, others: Int64s, most: int) -> NDArray[np.int64]:
+    table = _slots(len(others))
+    for other in others:
+        table[_place(table, other)] = other
+    found = np.empty(min(most, len(numbers)), np.int64)
+    count = 0
+    for row in range(len(numbers)):
+        if count == len(found):
+            break
+        if table[_place(table, numbers[row])] == _EMPTY:
+            found[count] = row
+            count += 1
+    return found[:count]
+
+
+@compiled
+def _draw(
+    lists: Int64s, order: Int64s, popular: Int64s, places: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    k, flat = lists.shape[1], lists.reshape(-1)
+    table = _slots(k)
+    numbers, at = np.empty(k, np.int64), np.empty(k, np.int64)
+    count, turn = 0, 0
+    while turn < len(order) and count < k - places:
+        count = _take(flat, order[turn], numbers, at, count, table)
+        turn += 1
+    extra = np.empty(places, np.int64)
+    extras = 0
+    for place in range(len(popular)):
+        if extras == places:
+            break
+        slot = _place(table, popular[place])
+        if table[slot] == _EMPTY:
+            table[slot] = popular[place]
+            extra[extras] = place
+            extras += 1
+    # What the popular list cannot fill goes back to the sources.
+    while turn < len(order) and count < k - extras:
+        count = _take(flat, order[turn], numbers, at, count, table)
+        turn += 1
+    for place in extra[:extras]:
+        numbers[count], at[count] = popular[place], lists.size + place
+        count += 1
+    return numbers[:count], at[:count]
+
+
+@compiled
+def _take(
+    flat: Int64s,
+    place: np.int64,
+    numbers: NDArray[np.int64],
+    at: NDArray[np.int64],
+    count: int,
+    table: NDArray[np.int64],
+) -> int:
+    """Take the item at a place, unless there is none or it is there already; return the count."""
+    number = flat[place]
+    if number < 0:
+        return count
+    slot = _place(table, number)
+    if table[slot] != _EMPTY:
+        return count
+    table[slot] = number
+    numbers[count], at[count] = number, place
+    return count + 1

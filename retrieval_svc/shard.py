@@ -26,7 +26,8 @@ def shard_process(config: ShardConfig, release: str, shard: int, shards: int) ->
 
     def load() -> ShardCore:
         return ShardCore.load(
-            Release.open(Path(release)),
+            # Of a release in parts the others are neither read nor needed here.
+            Release.open(Path(release), when_used=True),
             shard,
             shards,
             threads=config.threads,

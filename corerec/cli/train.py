@@ -25,6 +25,10 @@ def train(
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that train, embed and index together, with Ray.")
     ] = 1,
+    shards: Annotated[
+        int | None,
+        typer.Option(help="Parts that the release holds vectors and indexes in, by item number."),
+    ] = None,
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster; else one starts here, and ends.")
     ] = None,
@@ -43,7 +47,9 @@ def train(
     from corerec.pipelines.report import print_metrics
     from corerec.pipelines.train import read_metrics, train_release
 
-    chosen = read_config(config, preset=preset, seed=seed, epochs=epochs, threads=threads)
+    chosen = read_config(
+        config, preset=preset, seed=seed, epochs=epochs, threads=threads, shards=shards
+    )
     console = Console()
     steps = Steps(None if quiet else console)
     with ExitStack() as stack:

@@ -100,7 +100,7 @@ def _kept_encoder(model: str, kind: str, model_id: str) -> ItemEncoder:
 
 
 def run_blocks(
-    starts: list[int],
+    blocks: list[int],
     work: Callable[[int], None],
     *,
     workers: int,
@@ -110,25 +110,25 @@ def run_blocks(
 ) -> None:
     """Let workers do one block after another.
 
-    `work` is called with the first item number of a block and leaves a file. What a worker that
-    dies had under way is done again by another.
+    `work` is called with the number that a block has in `blocks` and leaves files. What a worker
+    that dies had under way is done again by another.
     """
 
     def one(batch: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
-        for start in batch["start"].tolist():
-            work(start)
+        for block in batch["block"].tolist():
+            work(block)
         return batch
 
-    count = min(workers, len(starts))
+    count = min(workers, len(blocks))
     with ray_session(workers, address=address, uses=("data",)) as ray:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        blocks = ray.data.from_items(
-            [{"start": s} for s in starts], override_num_blocks=len(starts)
+        rows = ray.data.from_items(
+            [{"block": block} for block in blocks], override_num_blocks=len(blocks)
         )
         gpus = ray.cluster_resources().get("GPU", 0)
-        done = blocks.map_batches(
+        done = rows.map_batches(
             one,
             batch_size=1,
             compute=ray.data.TaskPoolStrategy(size=count),
@@ -137,7 +137,7 @@ def run_blocks(
         )
         for place, _ in enumerate(done.iter_rows(), 1):
             if report is not None:
-                report(place, len(starts), note)
+                report(place, len(blocks), note)
 
 
 class _TowerItems:

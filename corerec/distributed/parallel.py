@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -58,8 +58,8 @@ class RayParallel:
 
     def build_index(
         self, shards: Path, config: TrainConfig, queries: Float32s, report: Report
-    ) -> ItemIndex:
-        """Return the index of the vectors in shards."""
+    ) -> tuple[ItemIndex, Sequence[Path]]:
+        """Return the index of the vectors in shards, and the folders of the parts for a release."""
         return build_sharded_index(
             Shards.open(shards),
             shards.with_suffix(".lists"),

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from corerec.errors import FailedPrecondition
-from corerec.live.indexes import is_index_file, sources_of, write_indexes
+from corerec.live.indexes import sources_of, write_indexes
 from corerec.live.snapshot import (
     FILE,
     INDEXED,
@@ -27,6 +27,7 @@ from corerec.live.snapshot import (
     write_snapshot,
 )
 from corerec.release import Catalogue, Release, ReleaseWriter
+from corerec.retrieval.source_files import is_index_file
 from corerec.store import Store
 from corerec.store.catalogue import ItemChange
 

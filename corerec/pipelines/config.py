@@ -121,6 +121,7 @@ def read_config(
     seed: int | None = None,
     epochs: int | None = None,
     threads: int | None = None,
+    shards: int | None = None,
 ) -> TrainConfig:
     """Return a preset with the fields of a TOML file, then the arguments, in their places.
 
@@ -136,6 +137,8 @@ def read_config(
         merge(values, read_toml(path))
     given = {"seed": seed, "threads": threads}
     values |= {name: value for name, value in given.items() if value is not None}
+    if shards is not None:
+        values["index"] |= {"shards": shards}
     if epochs is not None:
         # Asked for by name, so the limit on examples must not take them back.
         values["two_tower_fit"] |= {"epochs": epochs, "max_examples": 10**12}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +34,9 @@ class Parallel(Protocol):
 
     def build_index(
         self, shards: Path, config: TrainConfig, queries: Float32s, report: Report
-    ) -> ItemIndex:
-        """Return the index of the vectors in shards."""
+    ) -> tuple[ItemIndex, Sequence[Path]]:
+        """Return the index of the vectors in shards, and the folders of its parts.
+
+        There are as many as `config.index.shards`, none for 1.
+        """
         ...

@@ -55,6 +55,8 @@ class TrainedSource:
     best_epoch: int
     seconds: float
     """Of its training, also before it was resumed."""
+    parts: Sequence[Path] = ()
+    """Folders of the parts of its vectors and index, where workers wrote them."""
 
 
 def train_sources(
@@ -73,11 +75,10 @@ def train_sources(
         if kind not in config.sources:
             continue
         with steps.step(TITLES[kind]) as report:
-            own = parallel if kind == "two_tower" else None
-            model = _vector_model(kind, parts, config, work, report, own)
+            model = _vector_model(kind, parts, config, work, report, parallel)
         name = f"Build index of {kind}" if len(config.sources) > 1 else "Build index"
         with steps.step(name) as report:
-            found.append(_with_index(model, parts, config, work, report, own))
+            found.append(_with_index(model, parts, config, work, report, parallel))
     return found
 
 
@@ -147,7 +148,7 @@ def _vector_model(
     parallel: Parallel | None,
 ) -> _Model:
     checkpoint, start = work / f"{kind}.safetensors", time.perf_counter()
-    if parallel is not None:
+    if parallel is not None and kind == "two_tower":
         # What follows finds the whole training in the checkpoint.
         parallel.train_tower(parts.dataset.root, config, checkpoint, report)
     if kind == "two_tower":
@@ -223,8 +224,10 @@ def _with_index(
     cases = parts.events.cases(Slice.VALIDATION)
     cases = cases.sample(_INDEX_QUERIES, np.random.default_rng([config.seed, 102]))
     queries = model.encode(parts.contexts(cases, np.arange(len(cases))))
+    folders: Sequence[Path] = ()
     if parallel is not None:
-        index = parallel.build_index(work / f"{model.kind}.shards", config, queries, report)
+        shards = work / f"{model.kind}.shards"
+        index, folders = parallel.build_index(shards, config, queries, report)
     else:
         index = build_index(
             model.vectors,
@@ -247,4 +250,5 @@ def _with_index(
         epochs=model.epochs,
         best_epoch=model.best_epoch,
         seconds=model.seconds,
+        parts=folders,
     )

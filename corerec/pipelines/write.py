@@ -27,10 +27,9 @@ from corerec.ranking.transitions import TransitionTable
 from corerec.release import ReleaseWriter, write_catalogue
 from corerec.rerank import DEFAULT_RULES, RerankRules, load_rules
 from corerec.rerank.rules import check_rules
-from corerec.retrieval.build import save_index
 from corerec.retrieval.options import HEADER, LISTS, RetrievalHeader, RetrievalOptions
 from corerec.retrieval.popular import PopularList
-from corerec.retrieval.sources import index_files, vectors_file
+from corerec.retrieval.source_files import place_parts, write_index, write_vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,18 +98,20 @@ def write_rules(path: Path, rules: Path | RerankRules) -> None:
 
 
 def _write_models(writer: ReleaseWriter, trained: Trained) -> None:
+    shards = trained.config.index.shards
     for own in trained.sources:
         source = own.source
-        vectors = writer.path(vectors_file(source.kind))
-        own.save(vectors.parent)
-        save_file({"vectors": np.ascontiguousarray(source.vectors)}, vectors)
-        # The vectors lie beside it already.
-        path, header = (writer.path(name) for name in index_files(source.kind))
-        save_index(source.index, path, header, with_vectors=False)
+        own.save(writer.path(f"{source.kind}.json").parent)
+        if own.parts:
+            place_parts(writer.path, source.kind, source.index, own.parts)
+        else:
+            write_vectors(writer.path, source.kind, source.vectors, shards)
+            write_index(writer.path, source.kind, source.index, source.vectors, shards)
     RetrievalHeader(
         sources=tuple(own.source.kind for own in trained.sources),
         options=_kept_options(trained),
         score_weights={own.source.kind: own.source.weight for own in trained.sources},
+        shards=shards,
     ).save(writer.path(HEADER))
     save_file(
         {"vectors": item_space(trained.sources, trained.parts.events.item_count)},

@@ -57,13 +57,16 @@ class Release:
         """Wrap a directory whose manifest has been read; `open` does the checks."""
         self.path = path
         self.manifest = manifest
+        self._unread: set[str] = set()
+        """Files to verify when they are asked for."""
 
     @classmethod
-    def open(cls, path: Path | str, verify: bool = True) -> Release:
+    def open(cls, path: Path | str, verify: bool = True, *, when_used: bool = False) -> Release:
         """Open the release in `path`, or the latest one when `path` holds several.
 
         Names, links, the presence and the size of every file are always checked; `verify` also
-        reads every file and compares its SHA-256.
+        reads every file and compares its SHA-256. With `when_used` a file is checked in all this
+        when `file` is asked for it, and those that are never asked for need not be there.
 
         Raises:
             ReleaseError: naming the file, what was expected and what to do.
@@ -71,6 +74,9 @@ class Release:
         root = _resolve(Path(path))
         release = cls(root, _read_manifest(root / MANIFEST))
         release._check_entries()
+        if when_used:
+            release._unread = set(release.manifest.files)
+            return release
         for name, entry in release.manifest.files.items():
             release._check_file(name, entry, verify)
         return release
@@ -105,12 +111,19 @@ class Release:
         return name in self.manifest.files
 
     def file(self, name: str) -> Path:
-        """Return the path of a file. Raises ReleaseError when the manifest does not name it."""
+        """Return the path of a file.
+
+        Raises:
+            ReleaseError: the manifest does not name it, or it is checked now and is not sound.
+        """
         if name not in self.manifest.files:
             raise ReleaseError(
                 f"release {self.id} in {self.path} has no file {name!r}; it holds "
                 f"{', '.join(sorted(self.manifest.files))}; train again with this version"
             )
+        if name in self._unread:
+            self._check_file(name, self.manifest.files[name], verify=True)
+            self._unread.discard(name)
         return self.path / name
 
     def _check_entries(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from corerec.config import build_config
 from corerec.errors import InvalidArgument, ReleaseError
-from corerec.retrieval.index import IndexConfig, IndexInfo, ItemIndex, info_as_json
+from corerec.retrieval.index import IndexConfig, IndexInfo, ItemIndex
 from corerec.retrieval.legacy import load_legacy
 from corerec.retrieval.stores.base import VectorStore
 from corerec.retrieval.stores.create import create_index, read_store
@@ -139,7 +140,12 @@ def save_index(index: ItemIndex, path: Path, header: Path, *, with_vectors: bool
     store = index.store.write(path, with_vectors=with_vectors)
     count = len(index.store)
     info = replace(index.info, store=store, count=count, identity=_is_identity(index.numbers()))
-    header.write_text(json.dumps(info_as_json(info), indent=2) + "\n")
+    write_info(info, header)
+
+
+def write_info(info: IndexInfo, header: Path) -> None:
+    """Write what an index says of itself (JSON)."""
+    header.write_text(json.dumps(asdict(info), indent=2) + "\n")
 
 
 def load_index(
@@ -157,25 +163,62 @@ def load_index(
         ReleaseError: naming the file, when header and index differ, the file cannot be read, or
             `model_id` is given and is not that of the vectors inside.
     """
+    return load_part([(path, header)], model_id=model_id, vectors=vectors)
+
+
+def load_part(
+    files: Sequence[tuple[Path, Path]],
+    shard: int = 0,
+    shards: int = 1,
+    *,
+    model_id: str | None = None,
+    vectors: Float32s | None = None,
+) -> ItemIndex:
+    """Return the items whose number is `shard` modulo `shards` in files of one index.
+
+    `files` are paths and headers of the index or of all its parts that hold such items; `vectors`
+    (M, D) are those of the shard, row i of item number i * shards + shard. See `load_index`.
+    """
+    infos = [read_info(header, model_id) for _, header in files]
+    info, source = infos[0], files[0][1]
+    for other, (_, header) in zip(infos, files, strict=True):
+        if _alike(other) != _alike(info):
+            raise ReleaseError(f"{header}: must be a part of the same index as {source}")
+    if info.store is None:
+        # A file of before there were stores is a whole one, and has its vectors.
+        legacy = load_legacy(files[0][0], info, vectors if shards == 1 else None)
+        whole = ItemIndex(legacy, info)
+        return whole if shards == 1 else whole.shard(shard, shards)
+    spec = build_config(IndexSpec, info.store["spec"], source=source)
+    # The store's own header says how many rows there are, removed ones of a graph too.
+    if (info.store["dim"], spec.kind) != (info.dim, info.kind):
+        raise ReleaseError(
+            f"{source}: store of {spec.kind!r}, {info.store['dim']} wide, in an index of "
+            f"{info.kind!r}, {info.dim} wide"
+        )
+    stores = [(path, own.store or {}) for (path, _), own in zip(files, infos, strict=True)]
+    store = read_store(stores, spec, vectors, shard, shards)
+    if shards == 1 and len(store) != (count := sum(own.count for own in infos)):
+        raise ReleaseError(f"{files[0][0]}: holds {len(store)} items, its header says {count}")
+    identity = info.identity if len(files) == shards == 1 else _is_identity(store.numbers())
+    return ItemIndex(store, replace(info, count=len(store), identity=identity, store=None))
+
+
+def read_info(header: Path, model_id: str | None = None) -> IndexInfo:
+    """Return what an index says of itself. Raises ReleaseError where it is of another model."""
     info = build_config(IndexInfo, read_json(header), source=header)
     if model_id is not None and info.model_id != model_id:
         raise ReleaseError(
             f"{header}: index and query encoder must come from one model, "
             f"got {info.model_id!r} for an encoder of {model_id!r}"
         )
-    if info.store is None:
-        return ItemIndex(load_legacy(path, info, vectors), info)
-    spec = build_config(IndexSpec, info.store["spec"], source=header)
-    # The store's own header says how many rows there are, removed ones of a graph too.
-    if (info.store["dim"], spec.kind) != (info.dim, info.kind):
-        raise ReleaseError(
-            f"{header}: store of {spec.kind!r}, {info.store['dim']} wide, in an index of "
-            f"{info.kind!r}, {info.dim} wide"
-        )
-    store = read_store(path, info.store, spec, vectors)
-    if len(store) != info.count:
-        raise ReleaseError(f"{path}: holds {len(store)} items, its header says {info.count}")
-    return ItemIndex(store, replace(info, store=None))
+    return info
+
+
+def _alike(info: IndexInfo) -> tuple[IndexInfo, Any]:
+    """Return what headers of parts of one index share."""
+    spec = None if info.store is None else info.store["spec"]
+    return replace(info, count=0, identity=True, store=None), spec
 
 
 def _tune(

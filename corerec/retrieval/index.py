@@ -6,15 +6,17 @@ It knows item numbers and vectors, neither users nor releases.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from corerec.errors import FailedPrecondition
+from corerec.errors import ConfigError, FailedPrecondition
 from corerec.retrieval.live_index import LiveIndex
 from corerec.retrieval.stores.base import Mask, VectorStore
 from corerec.retrieval.stores.parts import part_of
 from corerec.retrieval.stores.spec import Kind
 from corerec.stages import Float32s, Int64s
+
+MAX_SHARDS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,15 @@ class IndexConfig:
     """The k at which recall is measured."""
     refine_factor: float = 1.05
     """So many times k candidates are scored again by their vectors. >= 1."""
+    shards: int = 1
+    """Parts that a release holds vectors and index in, by item number, [1, 1024]; 1 holds them
+    whole. Serving reads any number: with as many shards, or a divisor, none reads what it has not
+    to."""
+
+    def __post_init__(self) -> None:
+        """Check ranges. Raises ConfigError."""
+        if not 1 <= self.shards <= MAX_SHARDS:
+            raise ConfigError(f"shards must be in [1, {MAX_SHARDS}], got {self.shards}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,20 +151,17 @@ class ItemIndex:
         """Move every pending row into the main store, as before the index is saved."""
         self._live.settle()
 
-    def shard(self, shard: int, shards: int) -> ItemIndex:
+    def shard(self, shard: int, shards: int, *, vectors: Float32s | None = None) -> ItemIndex:
         """Return the part whose item numbers are `shard` modulo `shards`.
 
         It has the same centres and parameters: the best of all parts together are those of the
         whole, and never worse where a part looks a little further. Pending rows are moved first.
+        `vectors` (M, D), row i of item number i * shards + shard, are read in place of those that
+        the whole was given.
 
         Raises:
             InvalidArgument: when shard is not in [0, shards).
         """
         self.settle()
-        part = part_of(self.store, shard, shards)
+        part = part_of(self.store, shard, shards, vectors)
         return ItemIndex(part, replace(self.info, count=len(part), identity=False, store=None))
-
-
-def info_as_json(info: IndexInfo) -> dict[str, Any]:
-    """Return the header as JSON values."""
-    return asdict(info)

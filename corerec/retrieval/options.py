@@ -74,6 +74,8 @@ class RetrievalHeader:
     options: RetrievalOptions = field(default_factory=RetrievalOptions)
     score_weights: dict[str, float] = field(default_factory=dict)
     """Weight of a source's dot product in a candidate's score by kind, >= 0; 1 where absent."""
+    shards: int = 1
+    """Parts that each source's vectors and index are held in, by item number; 1 for whole ones."""
 
     def save(self, path: Path) -> None:
         """Write JSON."""
@@ -89,6 +91,8 @@ class RetrievalHeader:
         header = build_config(cls, values, source=path)
         if unknown := [kind for kind in header.sources if kind not in KINDS]:
             raise ReleaseError(f"{path}: sources must be among {list(KINDS)}, got {unknown}")
+        if header.shards < 1:
+            raise ReleaseError(f"{path}: shards must be at least 1, got {header.shards}")
         for kind, weight in header.score_weights.items():
             if kind not in header.sources or not 0 <= weight < math.inf:
                 raise ReleaseError(

@@ -60,8 +60,7 @@ class ShardCore:
         Raises:
             InvalidArgument: `shard` is not in [0, shards), or a source is of another shard.
         """
-        if not 0 <= shard < shards:
-            raise InvalidArgument(f"shard must be in [0, {shards}), got {shard}")
+        _check(shard, shards)
         if wrong := [s.kind for s in sources if (s.shard, s.shards) != (shard, shards)]:
             raise InvalidArgument(f"sources must be of shard {shard} of {shards}, {wrong} are not")
         self._release, self._threads = release, threads
@@ -92,8 +91,10 @@ class ShardCore:
         `probe_share` of the searches for 500 items or more are measured against the exact answer.
 
         Raises:
+            InvalidArgument: when `shard` is not in [0, shards).
             ReleaseError: when a file is missing or the parts are not of one model.
         """
+        _check(shard, shards)
         schema = FeatureSchema.load(release.file("schema.json"))
         header = RetrievalHeader.load(release.file(HEADER))
         options = header.options if config is None else config
@@ -101,7 +102,7 @@ class ShardCore:
         core = cls(
             release=release.id,
             sources=[
-                load_vectors(release, kind, schema, weight=weight).of_shard(shard, shards)
+                load_vectors(release, kind, schema, weight=weight, shard=shard, shards=shards)
                 for kind, weight in weights.items()
             ],
             popular=PopularList.load(release.file("popular.parquet"), schema.item_count),
@@ -249,3 +250,8 @@ class ShardCore:
         if not where or self._attributes is None:
             return None
         return self._attributes.mask(where)
+
+
+def _check(shard: int, shards: int) -> None:
+    if not 0 <= shard < shards:
+        raise InvalidArgument(f"shard must be in [0, {shards}), got {shard}")

@@ -17,22 +17,19 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 
 from corerec.engines.protocols import Retriever
 from corerec.errors import InvalidArgument, ReleaseError
 from corerec.features import FeatureSchema
 from corerec.live.snapshot import read_position
-from corerec.release import Release
-from corerec.retrieval.build import load_index
+from corerec.release import OpenRelease, Release
 from corerec.retrieval.index import ItemIndex
 from corerec.retrieval.options import KINDS
+from corerec.retrieval.source_files import mean_of, read_index, read_vectors
 from corerec.stages import Float32s, Int64s, Source, UserContext
 
 Encode = Callable[[Sequence[UserContext]], Float32s]
 
-_MEAN_OF = 65_536
-"""Most vectors that a mean is taken of."""
 _HOMES = {
     "two_tower": ("corerec.engines.two_tower", "TwoTower"),
     "bert4rec": ("corerec.engines.bert4rec", "BERT4Rec"),
@@ -97,13 +94,7 @@ class IndexedVectors:
 
     def mean_vector(self) -> Float32s:
         """Return the mean vector (D,) of the items of all shards, of a sample of many."""
-        if self.mean is not None:
-            return self.mean
-        if not len(self.vectors):
-            return np.zeros(self.vectors.shape[1], np.float32)
-        step = -(-len(self.vectors) // _MEAN_OF)
-        found: Float32s = self.vectors[::step].mean(axis=0, dtype=np.float64).astype(np.float32)
-        return found
+        return mean_of(self.vectors) if self.mean is None else self.mean
 
     def of_shard(self, shard: int, shards: int) -> IndexedVectors:
         """Return the items whose number is `shard` modulo `shards`; a whole source is cut."""
@@ -111,11 +102,12 @@ class IndexedVectors:
             return self
         if self.shards != 1:
             raise InvalidArgument(f"only a whole source can be cut, got one of {self.shards}")
+        vectors = np.ascontiguousarray(self.vectors[shard::shards])
         return IndexedVectors(
             kind=self.kind,
             source=self.source,
-            vectors=np.ascontiguousarray(self.vectors[shard::shards]),
-            index=self.index.shard(shard, shards),
+            vectors=vectors,
+            index=self.index.shard(shard, shards, vectors=vectors),
             model_id=self.model_id,
             weight=self.weight,
             shard=shard,
@@ -175,16 +167,6 @@ class ListSource:
         return out
 
 
-def vectors_file(kind: str) -> str:
-    """Return the name of a source's item vectors in a release."""
-    return f"{kind}_vectors.safetensors"
-
-
-def index_files(kind: str) -> tuple[str, str]:
-    """Return the names of a source's index and its header in a release."""
-    return f"{kind}_index.faiss", f"{kind}_index.json"
-
-
 def load_encoder(
     release: Release, kind: str, *, weight: float = 1.0, threads: int = 1
 ) -> UserEncoder:
@@ -211,24 +193,32 @@ def load_encoder(
 
 
 def load_vectors(
-    release: Release, kind: str, schema: FeatureSchema, *, weight: float = 1.0
+    release: OpenRelease,
+    kind: str,
+    schema: FeatureSchema,
+    *,
+    weight: float = 1.0,
+    shard: int = 0,
+    shards: int = 1,
 ) -> IndexedVectors:
-    """Return the items' side of a source of a release.
+    """Return the items' side of a source of a release, or a shard of it.
+
+    A release in parts is read only as far as the shard's items lie in them; of a whole one the
+    shard is cut.
 
     Raises:
         ReleaseError: when a file is missing or the parts are not of one model.
     """
     model_id = read_model_id(release.file(f"{kind}.json"))
-    path, header = (release.file(name) for name in index_files(kind))
-    vectors = load_file(release.file(vectors_file(kind)))["vectors"]
-    index = load_index(path, header, model_id=model_id, vectors=vectors)
-    expected = (schema.item_count, index.info.dim)
+    vectors, mean = read_vectors(release, kind, schema.item_count, shard, shards)
+    index = read_index(release, kind, vectors, shard, shards, model_id=model_id)
+    expected = (len(range(shard, schema.item_count, shards)), index.info.dim)
     # A release that was rebuilt has new items in its index, and deleted ones not.
-    whole = index.info.count == schema.item_count or read_position(release) > 0
+    whole = index.info.count == expected[0] or read_position(release) > 0
     if vectors.shape != expected or not whole:
         raise ReleaseError(
-            f"{header}: index, vectors and catalogue must agree on {expected}, got "
-            f"{(index.info.count, index.info.dim)} and {vectors.shape}"
+            f"release {release.id}: index, vectors and catalogue of {kind} must agree on "
+            f"{expected}, got {(index.info.count, index.info.dim)} and {vectors.shape}"
         )
     return IndexedVectors(
         kind=kind,
@@ -237,6 +227,9 @@ def load_vectors(
         index=index,
         model_id=model_id,
         weight=weight,
+        shard=shard,
+        shards=shards,
+        mean=mean,
     )
 
 
@@ -251,6 +244,9 @@ def join_source(encoder: UserEncoder, indexed: IndexedVectors) -> VectorSource:
         index=indexed.index,
         model_id=indexed.model_id,
         weight=indexed.weight,
+        shard=indexed.shard,
+        shards=indexed.shards,
+        mean=indexed.mean,
     )
 
 

@@ -7,32 +7,33 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from safetensors.numpy import load_file
 
 from corerec.errors import FailedPrecondition, InvalidArgument
 from corerec.live.content import ContentSide
 from corerec.live.indexes import put_changes
 from corerec.live.snapshot import read_snapshot
 from corerec.release import Release, ReleaseWriter
-from corerec.retrieval.build import save_index
 from corerec.retrieval.choose.chooser import QUERIES, Choice, choose_index
 from corerec.retrieval.choose.measure import Report
 from corerec.retrieval.choose.picture import choice_as_json, draw_frontier
 from corerec.retrieval.choose.target import Target
-from corerec.retrieval.index import IndexInfo, ItemIndex
+from corerec.retrieval.index import IndexConfig, IndexInfo, ItemIndex
 from corerec.retrieval.options import HEADER, RetrievalHeader
-from corerec.retrieval.sources import (
-    index_files,
-    load_encoder,
-    read_model_id,
-    vectors_file,
+from corerec.retrieval.source_files import (
+    is_index_file,
+    is_vectors_file,
+    read_index,
+    read_vectors,
+    write_index,
+    write_vectors,
 )
+from corerec.retrieval.sources import load_encoder, read_model_id
 from corerec.stages import Float32s, UserContext
 
 _NEWEST = 1000
@@ -68,7 +69,7 @@ def choose_for(
     users = _users(release, target.seed)
     found = {}
     for kind in [only] if only else sources:
-        vectors = load_file(release.file(vectors_file(kind)))["vectors"]
+        vectors, _ = read_vectors(release, kind, len(release.catalogue))
         queries = _queries(release, kind, users)
         told = f"{release.id} {kind} {asdict(target)} {kinds}"
         name = f"{kind}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
@@ -84,30 +85,67 @@ def choose_for(
 
 
 def write_with_indexes(
-    release: Release, choices: Mapping[str, Choice], out: Path, *, release_id: str | None = None
+    release: Release,
+    choices: Mapping[str, Choice],
+    out: Path,
+    *,
+    release_id: str | None = None,
+    shards: int | None = None,
 ) -> Path:
     """Write a new release with the chosen indexes and what was measured, and return its folder.
 
-    All else is copied. The release that it was made of does not change.
+    All else is copied. The release that it was made of does not change. The new one holds vectors
+    and indexes in `shards` parts, in as many as the old one when None.
 
     Raises:
         FailedPrecondition: when a choice has no index.
+        InvalidArgument: when `shards` is out of range.
     """
-    replaced = {name for kind in choices for name in _names(release, kind)}
+    header = RetrievalHeader.load(release.file(HEADER))
+    parts = IndexConfig(shards=header.shards if shards is None else shards).shards
+    cut = header.sources if parts != header.shards else ()
+    told = {name for kind in choices for name in frontier_files(kind)}
     with ReleaseWriter(out, release_id) as writer:
         for name in release.manifest.files:
-            if name not in replaced:
+            old = is_index_file(name, [*choices, *cut]) or is_vectors_file(name, cut)
+            if not old and name not in told:
                 shutil.copyfile(release.file(name), writer.path(name))
+        if cut:
+            replace(header, shards=parts).save(writer.path(HEADER))
+        for kind in cut or tuple(choices):
+            _write_source(release, kind, choices.get(kind), writer, parts, kind in cut)
         for kind, choice in choices.items():
-            _write_index(release, kind, choice, writer)
-            told, picture = frontier_files(kind)
-            writer.path(told).write_text(choice_as_json(choice, source=kind))
+            json_name, picture = frontier_files(kind)
+            writer.path(json_name).write_text(choice_as_json(choice, source=kind))
             draw_frontier(choice, writer.path(picture))
         chosen = {kind: own.chosen.text() for kind, own in choices.items() if own.chosen}
         return writer.commit({**release.info, "indexed_from": release.id, "indexes": chosen})
 
 
-def _write_index(release: Release, kind: str, choice: Choice, writer: ReleaseWriter) -> None:
+def _write_source(
+    release: Release,
+    kind: str,
+    choice: Choice | None,
+    writer: ReleaseWriter,
+    parts: int,
+    with_vectors: bool,
+) -> None:
+    """Write the index that was chosen for a source, or the one that it has."""
+    vectors, _ = read_vectors(release, kind, len(release.catalogue))
+    model_id = read_model_id(release.file(f"{kind}.json"))
+    if choice is None:
+        index = read_index(release, kind, vectors, model_id=model_id)
+    else:
+        index = _chosen(choice, kind, model_id)
+        # Measured over the items of the training; what changed since is in the index all the same.
+        put_changes(index, kind, read_snapshot(release), ContentSide.load(release), vectors)
+    if with_vectors:
+        write_vectors(writer.path, kind, vectors, parts)
+    write_index(writer.path, kind, index, vectors, parts)
+
+
+def _chosen(choice: Choice, kind: str, model_id: str) -> ItemIndex:
+    """Return the index of a choice. Raises FailedPrecondition when it has none."""
     if choice.store is None or choice.chosen is None:
         raise FailedPrecondition(f"{kind}: an index must be chosen before it is written")
     spec = choice.store.spec
@@ -115,7 +153,7 @@ def _write_index(release: Release, kind: str, choice: Choice, writer: ReleaseWri
         kind=spec.kind,
         dim=choice.store.dim,
         count=len(choice.store),
-        model_id=read_model_id(release.file(f"{kind}.json")),
+        model_id=model_id,
         nlist=spec.nlist if spec.is_lists else 0,
         nprobe=spec.nprobe if spec.is_lists else 0,
         recall=choice.chosen.recall,
@@ -123,19 +161,7 @@ def _write_index(release: Release, kind: str, choice: Choice, writer: ReleaseWri
         queries=QUERIES,
         refine_factor=spec.refine_factor if spec.is_refined else 1.0,
     )
-    path, header = (writer.path(name) for name in index_files(kind))
-    index = ItemIndex(choice.store, info)
-    # Measured over the items of the training; what changed since is in the index all the same.
-    trained = load_file(release.file(vectors_file(kind)))["vectors"]
-    put_changes(index, kind, read_snapshot(release), ContentSide.load(release), trained)
-    save_index(index, path, header, with_vectors=False)
-
-
-def _names(release: Release, kind: str) -> list[str]:
-    """Return the files of a release that are of a source's index or of an earlier choice."""
-    stem = index_files(kind)[0].removesuffix(".faiss")
-    own = set(frontier_files(kind))
-    return [name for name in release.manifest.files if name.startswith(stem) or name in own]
+    return ItemIndex(choice.store, info)
 
 
 def _users(release: Release, seed: int) -> list[UserContext]:

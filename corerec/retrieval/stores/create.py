@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from corerec.config import build_config
 from corerec.errors import InvalidArgument, ReleaseError
 from corerec.retrieval.stores.base import VectorStore
-from corerec.retrieval.stores.files import FORMAT, header_path, read_json
+from corerec.retrieval.stores.files import FORMAT, StoreFile, header_path, read_json
 from corerec.retrieval.stores.flat import FlatStore
 from corerec.retrieval.stores.graph import GraphStore
 from corerec.retrieval.stores.lists import ListsStore
@@ -65,15 +66,48 @@ def load_store(path: Path, vectors: Float32s | None = None) -> VectorStore:
     if header.get("format") != FORMAT:
         raise ReleaseError(f"{header_path(path)}: format must be {FORMAT}, got {header}")
     spec = build_config(IndexSpec, header["spec"], source=header_path(path))
-    return read_store(path, header, spec, vectors)
+    return read_store([(path, header)], spec, vectors)
 
 
 def read_store(
-    path: Path, header: dict[str, Any], spec: IndexSpec, vectors: Float32s | None = None
+    files: Sequence[StoreFile],
+    spec: IndexSpec,
+    vectors: Float32s | None = None,
+    shard: int = 0,
+    shards: int = 1,
 ) -> VectorStore:
-    """Return the store whose files are at `path` and whose header is given."""
-    store = _make(header["backend"], header["metric"], int(header["dim"]), spec, vectors)
-    store.read(path, header)
+    """Return one store of what files hold of the items whose number is `shard` modulo `shards`.
+
+    The files are of one store, or of its parts. Lists become those that the whole would have; a
+    graph of several files, or of some of a file, is linked anew. `vectors` (M, D), perhaps a
+    memory-map, are those of the shard: row i is item number i * shards + shard.
+
+    Raises:
+        ReleaseError: naming the file that is not what its header says, or whose vectors were left
+            out and are not given.
+    """
+    header = files[0][1]
+
+    def made() -> Store:
+        dim = int(header["dim"])
+        return _make(header["backend"], header["metric"], dim, spec, vectors, shards)
+
+    store = made()
+    if not isinstance(store, FlatStore | GraphStore):
+        store.read(files, shard, shards)
+        return store
+    if len(files) == shards == 1:
+        store.read(*files[0])
+        return store
+    for path, own in files:
+        part = made()
+        assert isinstance(part, FlatStore | GraphStore)
+        part.read(path, own)
+        numbers = part.numbers()
+        numbers = numbers[numbers % shards == shard]
+        if len(files) == 1 and len(numbers) == len(part):
+            return part
+        store.add(numbers, part.vectors(numbers))
     return store
 
 
@@ -94,7 +128,12 @@ def like(store: VectorStore, *, trained: bool = False) -> VectorStore:
 
 
 def _make(
-    backend: str, metric: Metric, dim: int, spec: IndexSpec, vectors: Float32s | None
+    backend: str,
+    metric: Metric,
+    dim: int,
+    spec: IndexSpec,
+    vectors: Float32s | None,
+    step: int = 1,
 ) -> Store:
     if backend == "annoy":
         return AnnoyStore(dim, metric, spec)
@@ -106,5 +145,5 @@ def _make(
         # Loading numba takes a fraction of a second that other kinds need not wait for.
         from corerec.retrieval.stores.int8 import Int8Store
 
-        return Int8Store(dim, metric, spec, given=vectors)
-    return ListsStore(dim, metric, spec, given=vectors)
+        return Int8Store(dim, metric, spec, given=vectors, step=step)
+    return ListsStore(dim, metric, spec, given=vectors, step=step)

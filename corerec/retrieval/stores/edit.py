@@ -21,6 +21,13 @@ def list_ids(lists: Any, place: int) -> Int64s:
     return ids
 
 
+def stored_numbers(index: Any) -> Int64s:
+    """Return the ids of all lists, ascending."""
+    lists = _faiss.downcast_InvertedLists(index.invlists)
+    found = [list_ids(lists, place) for place in range(index.nlist)]
+    return np.sort(np.concatenate(found))
+
+
 def drop_entries(index: Any, selector: Any) -> None:
     """Take out every entry that a selector picks, reading all lists once."""
     index.remove_ids(selector)

@@ -15,6 +15,8 @@ from corerec.retrieval.stores.spec import Backend, IndexSpec, Metric
 from corerec.stages import Int64s
 
 FORMAT = 1
+StoreFile = tuple[Path, dict[str, Any]]
+"""Where a store's index lies, and its header."""
 
 
 class _Described(Protocol):

@@ -30,7 +30,14 @@ from corerec.retrieval.stores.base import (
 )
 from corerec.retrieval.stores.described import Described
 from corerec.retrieval.stores.exact import Rows, order
-from corerec.retrieval.stores.files import describe, read_array, vectors_path, write_header
+from corerec.retrieval.stores.files import (
+    StoreFile,
+    describe,
+    read_array,
+    vectors_path,
+    write_header,
+)
+from corerec.retrieval.stores.int8_files import Filed, read_lists, write_lists
 from corerec.retrieval.stores.int8_kernel import LANES
 from corerec.retrieval.stores.int8_lists import Lists, append, empty_lists, erase, laid_out
 from corerec.retrieval.stores.int8_parts import (
@@ -66,10 +73,18 @@ class Int8Store(Described):
     backend: Backend = "faiss"
 
     def __init__(
-        self, dim: int, metric: Metric, spec: IndexSpec, *, given: Float32s | None = None
+        self,
+        dim: int,
+        metric: Metric,
+        spec: IndexSpec,
+        *,
+        given: Float32s | None = None,
+        step: int = 1,
     ) -> None:
+        """Hold nothing; row i of `given` (M, D) is of the item whose number // step is i."""
         super().__init__(dim, metric, spec)
         self._given = np.empty((0, dim), np.float32) if given is None else given
+        self._step = step
         self._lists: Lists | None = None
         self._places = Places()
         """The slot of each number."""
@@ -77,13 +92,19 @@ class Int8Store(Described):
 
     @classmethod
     def of_centres(
-        cls, centres: Float32s, metric: Metric, spec: IndexSpec, *, given: Float32s | None = None
+        cls,
+        centres: Float32s,
+        metric: Metric,
+        spec: IndexSpec,
+        *,
+        given: Float32s | None = None,
+        step: int = 1,
     ) -> Int8Store:
         """Return an empty store that has learned its centres (L, D) elsewhere."""
         nlist = len(centres)
         nprobe = min(spec.nprobe or max(1, nlist // 8), nlist)
         own = replace(spec, nlist=nlist, nprobe=nprobe)
-        store = cls(centres.shape[1], metric, own, given=given)
+        store = cls(centres.shape[1], metric, own, given=given, step=step)
         store._use(np.ascontiguousarray(centres, np.float32))
         return store
 
@@ -223,10 +244,19 @@ class Int8Store(Described):
 
     def emptied(self) -> Int8Store:
         """Return an empty store of the same centres."""
-        fresh = Int8Store(self._dim, self._metric, self._spec, given=self._given)
+        fresh = Int8Store(self._dim, self._metric, self._spec, given=self._given, step=self._step)
         if self._lists is not None:
             fresh._use(self._lists.centres)
         return fresh
+
+    def part(self, numbers: Int64s, *, given: Float32s | None = None, step: int = 1) -> Int8Store:
+        """Return a store of some of the numbers held, in the same lists."""
+        part = Int8Store(self._dim, self._metric, self._spec, given=given, step=step)
+        if self._lists is not None:
+            part._use(self._lists.centres)
+            slots = self._places.find(numbers)
+            part._lay_out(numbers, self._lists.vectors[slots], self._lists.home[slots // LANES])
+        return part
 
     def write(self, path: Path, *, with_vectors: bool = True) -> dict[str, Any]:
         """Write centres, lists and vectors, and return what a header says of them."""
@@ -238,39 +268,33 @@ class Int8Store(Described):
         own = np.full(len(numbers), True)
         if not with_vectors:
             own = ~self._is_given(numbers, slots)
-        with path.open("wb") as file:
-            np.save(file, lists.centres, allow_pickle=False)
-            np.save(file, numbers, allow_pickle=False)
-            np.save(file, lists.home[slots // LANES].astype(np.int32), allow_pickle=False)
-            np.save(file, own, allow_pickle=False)
+        home = lists.home[slots // LANES].astype(np.int32)
+        write_lists(path, Filed(lists.centres, numbers, home, own))
         if own.any():
             np.save(vectors_path(path), lists.vectors[slots[own]], allow_pickle=False)
         return header | {"own_vectors": int(own.sum())}
 
-    def read(self, path: Path, header: dict[str, Any]) -> None:
-        """Fill an empty store with what `write` wrote."""
-        if not header["trained"]:
+    def read(self, files: Sequence[StoreFile], shard: int = 0, shards: int = 1) -> None:
+        """Fill an empty store with what is of a shard in files of `write`; see `read_store`."""
+        filed = [(path, read_lists(path, own, self._dim)) for path, own in files if own["trained"]]
+        if not filed:
             return
-        try:
-            with path.open("rb") as file:
-                centres, numbers, home, own = (np.load(file, allow_pickle=False) for _ in range(4))
-        except (OSError, ValueError, EOFError) as error:
-            raise ReleaseError(f"{path}: not lists of 8-bit codes: {error}") from None
-        count = int(header["count"])
-        if not count == len(numbers) == len(home) == len(own) or centres.shape[1] != self._dim:
-            raise ReleaseError(
-                f"{path}: holds {len(numbers)} items of {centres.shape[1]}, "
-                f"its header says {count} of {self._dim}"
-            )
-        self._use(centres)
-        if not count:
-            return
-        vectors = self._read_vectors(path, numbers, own)
-        self._lists, slots = laid_out(
-            centres, numbers, vectors, home.astype(np.int64), distance=self._metric == "l2"
+        self._use(filed[0][1].centres)
+        kept = [own.numbers % shards == shard for _, own in filed]
+        numbers, home, own = (
+            np.concatenate([column[k] for column, k in zip(columns, kept, strict=True)])
+            for columns in zip(*(one[1:] for _, one in filed), strict=True)
         )
-        self._places.put(numbers, slots)
-        self._version += count
+        stored = [
+            _stored(path, one, k, self._dim) for (path, one), k in zip(filed, kept, strict=True)
+        ]
+        if len(filed) > 1:  # by number, as in one file
+            rows = np.concatenate(stored)
+            stored = [rows[np.argsort(numbers[own])]]
+            order = np.argsort(numbers)
+            numbers, home, own = numbers[order], home[order], own[order]
+        vectors = self._all_vectors(filed[0][0], numbers, own, stored[0])
+        self._lay_out(numbers, vectors, home.astype(np.int64))
 
     def save(self, path: Path) -> None:
         """Write the store to a file and files beside it."""
@@ -278,36 +302,43 @@ class Int8Store(Described):
 
     def _is_given(self, numbers: Int64s, slots: Int64s) -> Mask:
         """Return which numbers (n,) have the vectors that were given to the store."""
-        same = numbers < len(self._given)
+        same = numbers // self._step < len(self._given)
         rows = np.flatnonzero(same)
         for start in range(0, len(rows), _CHUNK):
             some = rows[start : start + _CHUNK]
-            given = np.asarray(self._given[numbers[some]])
+            given = np.asarray(self._given[numbers[some] // self._step])
             if self._metric == "cosine":
                 given = unit(given)
             same[some] = (given == self._ready.vectors[slots[some]]).all(axis=1)
         return same
 
-    def _read_vectors(self, path: Path, numbers: Int64s, own: Mask) -> Float32s:
-        """Return the vectors (N, D) of a file of the own ones and of those given."""
-        file, count = vectors_path(path), int(own.sum())
-        stored: Float32s = np.empty((0, self._dim), np.float32)
-        if count:
-            stored = read_array(file, (count, self._dim), np.float32, mapped=True)
-        if count == len(numbers):
-            return stored
-        if numbers[~own].max() >= len(self._given):
+    def _all_vectors(self, path: Path, numbers: Int64s, own: Mask, stored: Float32s) -> Float32s:
+        """Return the vectors (N, D) of items: own ones as stored (n, D), others as given."""
+        needed = numbers[~own] // self._step
+        if len(needed) and needed.max() >= len(self._given):
             raise ReleaseError(
-                f"{file}: holds {count} of {len(numbers)} vectors; give the others to load it, "
-                f"got {len(self._given)}"
+                f"{vectors_path(path)}: holds {len(stored)} of {len(numbers)} vectors; "
+                f"give the others to load it, got {len(self._given)}"
             )
-        if not count and numbers[-1] == len(numbers) - 1 and self._metric != "cosine":
-            return self._given[: len(numbers)]  # every row in its place: no copy of all of them
+        if not len(needed):
+            return stored
+        if not len(stored) and needed[-1] == len(needed) - 1 and self._metric != "cosine":
+            return self._given[: len(needed)]  # every row in its place: no copy of all of them
         vectors = np.empty((len(numbers), self._dim), np.float32)
         vectors[own] = stored
-        given = np.asarray(self._given[numbers[~own]])
+        given = np.asarray(self._given[needed])
         vectors[~own] = unit(given) if self._metric == "cosine" else given
         return vectors
+
+    def _lay_out(self, numbers: Int64s, vectors: Float32s, home: Int64s) -> None:
+        """Fill the empty store with items (n,) in known lists."""
+        if not len(numbers):
+            return
+        distance = self._metric == "l2"
+        centres = self._ready.centres
+        self._lists, slots = laid_out(centres, numbers, vectors, home, distance=distance)
+        self._places.put(numbers, slots)
+        self._version += len(numbers)
 
     @property
     def _ready(self) -> Lists:
@@ -386,6 +417,15 @@ class Int8Store(Described):
         if by_slot or k > width:
             return order(numbers, scores, k)
         return numbers, scores
+
+
+def _stored(path: Path, filed: Filed, kept: Mask, dim: int) -> Float32s:
+    """Return the own vectors (n, D) of a file that are of kept items."""
+    count = int(filed.own.sum())
+    if not count:
+        return np.empty((0, dim), np.float32)
+    found: Float32s = read_array(vectors_path(path), (count, dim), np.float32, mapped=True)
+    return found if kept.all() else found[kept[filed.own]]
 
 
 class _Homes:

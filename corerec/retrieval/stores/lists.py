@@ -34,9 +34,15 @@ class ListsStore(ListsHolder):
     """Approximate search: the lists nearest to a query are read, and only those."""
 
     def __init__(
-        self, dim: int, metric: Metric, spec: IndexSpec, *, given: Float32s | None = None
+        self,
+        dim: int,
+        metric: Metric,
+        spec: IndexSpec,
+        *,
+        given: Float32s | None = None,
+        step: int = 1,
     ) -> None:
-        super().__init__(dim, metric, spec, given=given)
+        super().__init__(dim, metric, spec, given=given, step=step)
         self._plans, self._marks = MaskPlans(), Marks()
 
     def search(

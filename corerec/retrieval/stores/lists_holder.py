@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -22,8 +23,8 @@ from corerec.retrieval.stores.base import (
     refuse_known,
 )
 from corerec.retrieval.stores.described import Described
-from corerec.retrieval.stores.edit import drop_entries, drop_entry, list_ids
-from corerec.retrieval.stores.files import describe, read_faiss, write_header
+from corerec.retrieval.stores.edit import drop_entries, drop_entry, list_ids, stored_numbers
+from corerec.retrieval.stores.files import StoreFile, describe, read_faiss, write_header
 from corerec.retrieval.stores.places import Places
 from corerec.retrieval.stores.probing import Prober, train_index
 from corerec.retrieval.stores.spec import Backend, IndexSpec, Metric
@@ -41,8 +42,15 @@ class ListsHolder(Described):
     backend: Backend = "faiss"
 
     def __init__(
-        self, dim: int, metric: Metric, spec: IndexSpec, *, given: Float32s | None = None
+        self,
+        dim: int,
+        metric: Metric,
+        spec: IndexSpec,
+        *,
+        given: Float32s | None = None,
+        step: int = 1,
     ) -> None:
+        """Hold nothing; row i of `given` (M, D) is of the item whose number // step is i."""
         if spec.kind == "ivf-pq-refine":
             spec = replace(spec, pq_m=spec.pq_m or dim)
             if dim % spec.pq_m:
@@ -52,7 +60,7 @@ class ListsHolder(Described):
         self._lists = Places()
         """The list of each number; what it says is current unless `_stale`."""
         self._stale = False
-        self._table = Table(dim, given) if spec.is_refined else None
+        self._table = Table(dim, given, step) if spec.is_refined else None
         self._version = 0
 
     def __len__(self) -> int:
@@ -180,15 +188,18 @@ class ListsHolder(Described):
         if self._table is not None:
             self._table.load(self.numbers())
 
-    def part(self, numbers: Int64s) -> Self:
-        """Return a store of some of the numbers held, with the same centres and codes."""
-        given = self._table.given if self._table is not None else None
-        part = type(self)(self._dim, self._metric, self._spec, given=given)
+    def part(self, numbers: Int64s, *, given: Float32s | None = None, step: int = 1) -> Self:
+        """Return a store of some of the numbers held, with the same centres and codes.
+
+        Without `given` it reads the vectors that were given to this one.
+        """
+        if given is None and self._table is not None:
+            given, step = self._table.given, self._table.step
+        part = type(self)(self._dim, self._metric, self._spec, given=given, step=step)
         if self._prober is None:
             return part
         index = _faiss.clone_index(self._index)
-        rest = np.setdiff1d(self.numbers(), numbers, assume_unique=True)
-        drop_entries(index, _faiss.IDSelectorBatch(rest))
+        _keep(index, self.numbers(), numbers)
         # Read back, so that it has no more memory than it needs.
         part.use(_faiss.deserialize_index(_faiss.serialize_index(index)))
         part._current_lists()
@@ -209,14 +220,25 @@ class ListsHolder(Described):
             return header | write_vectors(path, self._table, self._table.places.numbers())
         return header | write_vectors(path, self._table, self._table.own()[0], given=True)
 
-    def read(self, path: Path, header: dict[str, Any]) -> None:
-        """Fill an empty store with what `write` wrote."""
-        if not header["trained"]:
+    def read(self, files: Sequence[StoreFile], shard: int = 0, shards: int = 1) -> None:
+        """Fill an empty store with what is of a shard in files of `write`; see `read_store`."""
+        index = None
+        for path, header in files:
+            if header["trained"]:
+                part = read_faiss(path, self._dim, int(header["count"]))
+                if shards > 1:
+                    every = stored_numbers(part)
+                    _keep(part, every, every[every % shards == shard])
+                if index is None:
+                    index = part
+                else:
+                    index.merge_from(part, 0)
+        if index is None:
             return
-        self.use(read_faiss(path, self._dim, int(header["count"])))
-        self._current_lists()
+        self.use(index)
+        held = self._current_lists().numbers()
         if self._table is not None:
-            self._table = read_vectors(path, header, self._table, self.numbers())
+            read_vectors(files, self._table, held)
 
     def save(self, path: Path) -> None:
         """Write the store to a file and files beside it."""
@@ -235,3 +257,10 @@ class ListsHolder(Described):
                 self._lists.put(ids, np.full(len(ids), place, np.int64))
             self._stale = False
         return self._lists
+
+
+def _keep(index: Any, held: Int64s, numbers: Int64s) -> None:
+    """Take out of lists what they hold beside some ascending numbers."""
+    if len(numbers) < len(held):
+        rest = np.setdiff1d(held, numbers, assume_unique=True)
+        drop_entries(index, _faiss.IDSelectorBatch(rest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from corerec.errors import ReleaseError
 from corerec.retrieval.stores.arrays import grown
 from corerec.retrieval.stores.exact import score_rows
 from corerec.retrieval.stores.files import (
+    StoreFile,
     read_array,
     read_numbers,
     vectors_path,
@@ -26,13 +28,15 @@ _CHUNK = 1 << 16
 class Table:
     """Vectors by item number.
 
-    `given` (M, D), perhaps a memory-map, holds vectors by item number. A vector that is added for a
-    number inside it and is the same is not copied; rows below M are rows of it. Others are kept in
-    the table's own matrix as rows from M on.
+    `given` (M, D), perhaps a memory-map, holds vectors by item number: row i that of the number
+    whose quotient by `step` is i, where all numbers have one remainder. A vector that is added for
+    a number inside it and is the same is not copied; rows below M are rows of it. Others are kept
+    in the table's own matrix as rows from M on.
     """
 
-    def __init__(self, dim: int, given: Float32s | None = None) -> None:
+    def __init__(self, dim: int, given: Float32s | None = None, step: int = 1) -> None:
         self.given = np.empty((0, dim), np.float32) if given is None else np.asarray(given)
+        self.step = step
         self.places = Places()
         self._own = np.empty((0, dim), np.float32)
         self._used = 0
@@ -49,18 +53,19 @@ class Table:
     def add(self, numbers: Int64s, vectors: Float32s) -> None:
         """Add vectors (n, D) of numbers (n,) that are not here."""
         rows = np.full(len(numbers), -1, np.int64)
-        inside = np.flatnonzero(numbers < len(self.given))
+        given = numbers // self.step
+        inside = np.flatnonzero(given < len(self.given))
         for start in range(0, len(inside), _CHUNK):
             some = inside[start : start + _CHUNK]
-            same = (self.given[numbers[some]] == vectors[some]).all(axis=1)
-            rows[some[same]] = numbers[some[same]]
+            same = (self.given[given[some]] == vectors[some]).all(axis=1)
+            rows[some[same]] = given[some[same]]
         own = np.flatnonzero(rows < 0)
         rows[own] = len(self.given) + self._keep(vectors[own])
         self.places.put(numbers, rows)
 
     def load(self, numbers: Int64s) -> None:
         """Take numbers whose vectors are the given ones."""
-        self.places.put(numbers, numbers)
+        self.places.put(numbers, numbers // self.step)
 
     def remove(self, numbers: Int64s) -> None:
         """Forget numbers that are here."""
@@ -125,31 +130,36 @@ def write_vectors(
     return {"vectors": write_numbers(path, numbers) | {"given": least}}
 
 
-def read_vectors(path: Path, header: dict[str, Any], table: Table, held: Int64s) -> Table:
-    """Return a table of the numbers held, from files and the given vectors of an empty table.
+def read_vectors(files: Sequence[StoreFile], table: Table, held: Int64s) -> None:
+    """Fill an empty table with the numbers held, from files and the vectors that it was given.
 
     Raises:
         ReleaseError: when vectors that were left out are not given, or a file is wrong.
     """
-    known, dim = header["vectors"], table.given.shape[1]
-    numbers = read_numbers(path, known)
-    if len(table.given) < known["given"]:
+    stored = [_stored(path, header, table.given.shape[1]) for path, header in files]
+    path, known = files[0][0], files[0][1]["vectors"]
+    if len(stored) == 1 and not len(table.given) and known["identity"] and len(stored[0][0]):
+        table.given, table.step = stored[0][1], 1  # a map of the file, by number
+        table.load(held)
+        return
+    left = np.setdiff1d(held, np.concatenate([numbers for numbers, _ in stored]))
+    if len(left) and left[-1] // table.step >= len(table.given):
         raise ReleaseError(
             f"{path}: was written without its vectors: give at least {known['given']} by item "
             f"number, got {len(table.given)}"
         )
+    table.load(left)
+    for numbers, vectors in stored:
+        rows = np.flatnonzero(np.isin(numbers, held))
+        for start in range(0, len(rows), _CHUNK):
+            some = rows[start : start + _CHUNK]
+            table.add(numbers[some], np.ascontiguousarray(vectors[some]))
+
+
+def _stored(path: Path, header: dict[str, Any], dim: int) -> tuple[Int64s, Float32s]:
+    """Return the numbers (n,) whose vectors a file holds, and a map of them (n, D)."""
+    numbers = read_numbers(path, header["vectors"])
     shape = (len(numbers), dim)
     if not len(numbers):
-        vectors = np.empty(shape, np.float32)
-    else:
-        vectors = read_array(vectors_path(path), shape, np.float32, mapped=True)
-    if not len(table.given) and known["identity"] and len(numbers):
-        table = Table(dim, vectors)
-        table.load(held)
-        return table
-    if known["given"]:
-        table.load(np.setdiff1d(held, numbers, assume_unique=True))
-    for start in range(0, len(numbers), _CHUNK):
-        some = slice(start, start + _CHUNK)
-        table.add(numbers[some], np.ascontiguousarray(vectors[some]))
-    return table
+        return numbers, np.empty(shape, np.float32)
+    return numbers, read_array(vectors_path(path), shape, np.float32, mapped=True)

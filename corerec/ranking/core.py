@@ -23,6 +23,7 @@ from corerec.ranking.check import check_user
 from corerec.ranking.files import load_ranker
 from corerec.ranking.folded import serving_form
 from corerec.ranking.gate import choose_precision
+from corerec.ranking.instructions import instructions_of
 from corerec.ranking.live import LiveItems
 from corerec.ranking.precision import Precision, Ranker
 from corerec.ranking.requests import requests_of
@@ -69,6 +70,7 @@ class RankingCore:
         content: ContentSide | None = None,
     ) -> None:
         """Take parts of one release; `load` reads them. `content` encodes items that change."""
+        self._parts = popularity, users, end_micros, content
         self._release, self._ranker = release, ranker
         self._tables, self._end = ranker.tables, end_micros
         self._schema = ranker.tables.schema
@@ -78,6 +80,7 @@ class RankingCore:
             self._tables, rows, users, np.pad(counts, ((0, 0), (0, 1))), end_micros
         )
         self._live = LiveItems(ranker, content, rows, self._requests.refresh)
+        self._scale, self._bias = ranker.model.calibration[0].tolist()
         self._pairs = GPU_PAIRS if self.device.type == "cuda" else CPU_PAIRS
 
     @classmethod
@@ -96,9 +99,9 @@ class RankingCore:
             InvalidArgument: when files do not fit each other, or there is no such device.
             FailedPrecondition: when the release's gate does not allow the precision.
         """
-        chosen = choose_precision(release, precision)
-        torch.set_num_threads(threads)
         on = choose_device(device)
+        chosen = choose_precision(release, precision, instructions_of(on))
+        torch.set_num_threads(threads)
         schema = FeatureSchema.load(release.file("schema.json"))
         tables = ItemTables.build(
             schema,
@@ -120,6 +123,14 @@ class RankingCore:
         for changes in read_snapshot(release):
             core.apply(changes)
         return core
+
+    def in_precision(self, precision: Precision) -> RankingCore:
+        """Return a core over the same tables in another precision, whether it is allowed or not.
+
+        It is for comparing the two: changes of the catalogue reach only the core that takes them.
+        """
+        ranker = serving_form(self._ranker.model, self._tables, precision)
+        return RankingCore(self._release, ranker, *self._parts)
 
     @property
     def release(self) -> str:
@@ -242,7 +253,8 @@ class RankingCore:
         counts = np.array([len(entry.candidates) for entry in entries], np.int64)
         order, found = self._requests.best(scores, counts, max(entry.k for entry in entries))
         if model.ranks_by_probability:
-            found = model.score(found[None])
+            # As `RankingModel.score`, whose calls for any tasks take longer than the numbers.
+            found = torch.sigmoid(found * self._scale + self._bias)
         return order.cpu().numpy(), found.cpu().numpy()
 
 

@@ -37,6 +37,21 @@ def dots(typingctx, first, second, third, fourth, against, width, out):
     return signature, generate
 
 
+@intrinsic
+def fetch(typingctx, address):
+    """Ask for the line of memory at an address, so that it is there when it is read."""
+
+    def generate(context, builder, sig, args):
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        ask = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        to_read, keep, of_data = (ir.Constant(number, value) for value in (0, 3, 1))
+        builder.call(ask, [builder.inttoptr(args[0], byte), to_read, keep, of_data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
 def _emit(builder, vectors, against, width, out) -> None:
     """Write the loop over the dimensions; see `dots`."""
     scalars = [builder.inttoptr(one, _FLOAT.as_pointer()) for one in vectors]

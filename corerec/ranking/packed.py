@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import mmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,16 +19,11 @@ LINE = 16
 CHUNK = 65_536
 
 
-def roomy_zeros(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Return zeros on large pages, where there are such, that take memory when they are written.
-
-    Rows that are read at random then miss the processor's table of pages less often.
-    """
-    count = int(np.prod(shape, dtype=np.int64))
-    space = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1))
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        space.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(space, dtype, count).reshape(shape)
+def _zeros(rows: int, words: int) -> NDArray[np.int32]:
+    """Return zeros (R, W) that begin with a line, and take memory when they are written."""
+    space = np.zeros(rows * words + LINE, np.int32)
+    first = -space.ctypes.data // space.itemsize % LINE
+    return space[first : first + rows * words].reshape(rows, words)
 
 
 class PackedItems:
@@ -45,7 +39,7 @@ class PackedItems:
         self.values = tables.values.shape[1]
         self.lists = tables.multi_share.shape[1]
         words = HEAD + self.values + self.lists
-        self._words = roomy_zeros((tables.room, -(-words // LINE) * LINE), np.int32)
+        self._words = _zeros(tables.room, -(-words // LINE) * LINE)
         for start in range(0, len(tables) + 1, CHUNK):
             self.refresh(np.arange(start, min(start + CHUNK, len(tables) + 1)))
 
@@ -62,8 +56,8 @@ class PackedItems:
 
     def refresh(self, rows: NDArray[np.int64]) -> None:
         """Read rows (n,) of the tables anew, after they changed there."""
-        if (more := self._tables.room - len(self._words)) > 0:
-            wider = roomy_zeros((len(self._words) + more, self._words.shape[1]), np.int32)
+        if self._tables.room > len(self._words):
+            wider = _zeros(self._tables.room, self._words.shape[1])
             wider[: len(self._words)] = self._words
             self._words = wider
         words, floats, moments = self.arrays

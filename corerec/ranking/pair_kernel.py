@@ -18,10 +18,14 @@ import numpy as np
 from corerec.engines.compiled import compiled
 from corerec.features.context import DAY_MICROS
 from corerec.ranking.features import LAG_DECAY, MAX_AGE_DAYS, NEWEST, RECENT, TRANSITION_SCALE
-from corerec.ranking.lanes import LANES, TOGETHER, dots
+from corerec.ranking.lanes import LANES, TOGETHER, dots, fetch
 
 HEAD = 4
 """Words of a packed row before its values: the moment of birth (two), both popularities."""
+AHEAD = 32
+"""Candidates whose memory is asked for ahead of the one that is being computed."""
+LINE = 64
+"""Bytes of a line of a processor's cache."""
 SINGLE = 2
 """Columns of one value, before those of lists."""
 
@@ -158,8 +162,10 @@ def _fill(rows, scores, known, now, blank, items, there, against, follow, match,
     words, floats, moments, tower, timed, used = items
     slots, sums, cosines = scratch
     at = 6 if timed else 3
+    start, step = words.ctypes.data, words.shape[1] * 4
     for i in range(len(rows)):
-        row = rows[i]
+        row = np.uint64(rows[i])  # an index without a sign is used as it is
+        fetch(start + rows[min(i + AHEAD, len(rows) - 1)] * step)
         out[0, i] = scores[i] if known[i] else np.float32(0)
         out[1, i] = known[i]
         out[2, i] = floats[row, 2]
@@ -182,7 +188,13 @@ def _similar(tower, rows, there, against, cosines, out):
     start, step = tower.ctypes.data, width * 4
     target, other = cosines.ctypes.data, against.ctypes.data
     last = count - 1
+    for i in range(min(AHEAD, count)):
+        for byte in range(0, step, LINE):
+            fetch(start + rows[i] * step + byte)
     for i in range(0, count, TOGETHER):
+        for there_soon in range(i + AHEAD, min(i + AHEAD + TOGETHER, count)):
+            for byte in range(0, step, LINE):
+                fetch(start + rows[there_soon] * step + byte)
         second, third, fourth = min(i + 1, last), min(i + 2, last), min(i + 3, last)
         dots(
             start + rows[i] * step, start + rows[second] * step, start + rows[third] * step,
@@ -236,23 +248,25 @@ def _match(rows, words, floats, used, match, sums, out):
     """Write the share of the history, and of its newest part, that has each candidate's values."""
     codes, shares = match
     for e in range(len(codes)):
-        sums[codes[e], 0] += shares[e, 0]
-        sums[codes[e], 1] += shares[e, 1]
+        code = np.uint64(codes[e])
+        sums[code, 0] += shares[e, 0]
+        sums[code, 1] += shares[e, 1]
     lists = len(out) // 2 - SINGLE
     for i in range(len(rows)):
-        row = rows[i]
+        row = np.uint64(rows[i])
         for j in range(SINGLE):
-            code = words[row, HEAD + j]
+            code = np.uint64(words[row, HEAD + j])
             out[2 * j, i], out[2 * j + 1, i] = sums[code, 0], sums[code, 1]
         for m in range(lists):
             first = HEAD + SINGLE + m * used
             whole = newest = np.float32(0)
             for j in range(first, first + used):
-                code = words[row, j]
+                code = np.uint64(words[row, j])
                 whole += sums[code, 0]
                 newest += sums[code, 1]
             scale = floats[row, HEAD + SINGLE + lists * used + m]
             out[2 * (SINGLE + m), i] = whole * scale
             out[2 * (SINGLE + m) + 1, i] = newest * scale
     for e in range(len(codes)):
-        sums[codes[e]] = 0
+        code = np.uint64(codes[e])
+        sums[code, 0] = sums[code, 1] = 0

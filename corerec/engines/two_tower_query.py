@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from corerec.engines import two_tower_kernel as kernel
 from corerec.engines.two_tower_net import TwoTowerNet
 from corerec.engines.two_tower_shape import UserInputs
 from corerec.engines.two_tower_user import HistoryAttention
@@ -19,6 +20,7 @@ from corerec.features import UserFeatures, context_features
 from corerec.live.numbers import LiveRows
 from corerec.stages import Float32s, Int64s
 
+_NO_MOMENTS = np.empty(0, np.int64)
 ROOM = 1024
 """Later items that the table has room for, besides a quarter of those of the training."""
 
@@ -32,6 +34,10 @@ class QueryEncoder:
         self.length = model.config.history_length
         self.start = model.shape.items
         self._rows = LiveRows(self.start)
+        self._weights: kernel.Weights | None = None
+        if isinstance(self.model.user.history, HistoryAttention) and base.device.type == "cpu":
+            self._weights = kernel.weights_of(self.model.user)
+            self._profiles = kernel.Profiles(self.model.user)
         with torch.inference_mode():
             table = self._entries(base)
             # Room for later items: pages that nobody touched take no memory on a CPU.
@@ -65,7 +71,6 @@ class QueryEncoder:
         members: Tensor = history.members(base)
         return members
 
-    @torch.inference_mode()
     def encode(
         self, histories: Sequence[Int64s], users: UserFeatures, moments: Int64s | None
     ) -> Float32s:
@@ -76,9 +81,27 @@ class QueryEncoder:
         Shapes: histories, B arrays of item numbers, oldest first; users, B rows; moments (B,)
         microseconds since 1970, used only when the data has times.
         """
-        model = self.model
         if not len(histories):
-            return np.empty((0, model.config.dim), np.float32)
+            return np.empty((0, self.model.config.dim), np.float32)
+        if self._weights is None:
+            return self.plain(histories, users, moments)
+        timed = self.model.shape.has_times and moments is not None
+        return kernel.encode(
+            self._rows.history(np.concatenate(histories)),
+            np.cumsum(np.fromiter(map(len, histories), np.int64, len(histories))),
+            self.start,
+            self._table.numpy(),
+            self._profiles.of(users),
+            moments if moments is not None and timed else _NO_MOMENTS,
+            self._weights,
+        )
+
+    @torch.inference_mode()
+    def plain(
+        self, histories: Sequence[Int64s], users: UserFeatures, moments: Int64s | None
+    ) -> Float32s:
+        """Do what `encode` does, in torch: the definition, and the form for other devices."""
+        model = self.model
         if isinstance(model.user.history, HistoryAttention):
             seen = self._attend(model.user.history, histories)
         else:

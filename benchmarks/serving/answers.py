@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.json_format import ParseDict
-from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.serving.load import connections
 from corerec.v1 import recommender_pb2, recommender_pb2_grpc
@@ -78,17 +76,22 @@ def check_same(peer: str, answers: Sequence[Answer], reference: Sequence[Answer]
             )
 
 
-def degraded(metrics: Iterable[str]) -> int | None:
-    """Return how many times something was missing from an answer so far; None without metrics."""
-    count = None
-    for address in metrics:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
-            text = answer.read().decode()
-        found = (
-            sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name == "corerec_degraded_total"
-        )
-        count = (count or 0) + int(sum(found))
-    return count
+def differences(answers: Sequence[Answer], reference: Sequence[Answer]) -> dict[str, float]:
+    """Return how far lists of another precision are from the reference's.
+
+    `same_items`: share of an answer's items that the reference's has too, mean; `same_first`: share
+    of answers with the same first item; `score`: largest difference of an item's scores.
+    """
+    same, first, score = [], [], 0.0
+    for mine, theirs in zip(answers, reference, strict=True):
+        got = {item.item_id: item.score for item in mine.response.items}
+        wanted = {item.item_id: item.score for item in theirs.response.items}
+        common = got.keys() & wanted.keys()
+        same.append(len(common) / max(len(wanted), 1))
+        first.append(next(iter(got), None) == next(iter(wanted), None))
+        score = max([score, *(abs(got[item] - wanted[item]) for item in common)])
+    return {
+        "same_items": round(sum(same) / len(same), 4),
+        "same_first": round(sum(first) / len(first), 4),
+        "score": round(score, 6),
+    }

@@ -36,17 +36,17 @@ def parts(answer: Answer) -> dict[str, int]:
 
 
 def breakdown(answers: Sequence[Answer], callers: int) -> dict[str, Any]:
-    """Return medians over answers that nothing was missing from, in microseconds, by part."""
+    """Return medians and 95th percentiles over complete answers, in microseconds, by part."""
     whole = [parts(answer) for answer in answers if not answer.response.degraded]
     if not whole:
         raise SystemExit(f"every one of {len(answers)} answers was degraded")
     names = list(dict.fromkeys(name for found in whole for name in found))
+    columns = {name: [found.get(name, 0) for found in whole] for name in names}
     return {
         "callers": callers,
         "requests": len(answers),
         "degraded": len(answers) - len(whole),
         "total_micros": float(np.median([sum(found.values()) for found in whole])),
-        "median_micros": {
-            name: float(np.median([found.get(name, 0) for found in whole])) for name in names
-        },
+        "median_micros": {name: float(np.median(column)) for name, column in columns.items()},
+        "p95_micros": {name: float(np.percentile(column, 95)) for name, column in columns.items()},
     }

@@ -1,23 +1,53 @@
-"""One closed loop of ghz on one peer, with the CPU that both used."""
+"""One load of one peer by `benchmarks/loadgen`, with the CPU that both used.
+
+Closed loop: callers that wait for their answers. Open loop: calls on a schedule that waits for
+none; their latencies count from the moment at which they were due, so a generator that falls behind
+lengthens them instead of hiding what it did not send.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from benchmarks.loadtest.ghz import CALL, Load, measure
-from benchmarks.serving.machine import ROOT, busy_seconds
+import numpy as np
+from google.protobuf.json_format import ParseDict
+
+from benchmarks.serving.machine import busy_seconds
 from benchmarks.serving.peers import Served
 from benchmarks.serving.processes import cpu_seconds, family
+from corerec.v1 import recommender_pb2
 
 CALLERS_PER_CONNECTION = 8
-TIMEOUT_SECONDS = 10
+OPEN_CONNECTIONS = 4
+TIMEOUT_SECONDS = 10.0
 """Long enough that no peer fails for being slow: a slow answer counts as slow, not as an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """So many callers that wait for their answers, or so many calls a second that do not.
+
+    Exactly one of the two is set.
+    """
+
+    callers: int = 0
+    rate: float = 0.0
+    seconds: float
+    arrivals: Literal["constant", "poisson"] = "constant"
+    """Of an open loop: evenly spaced, or as independent users come."""
+    timeout_seconds: float = TIMEOUT_SECONDS
+    """Deadline of each call, which the peer is told."""
+    first: int = 0
+    """Place of the request that is sent first: users that were not asked for yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +56,24 @@ class Point:
 
     peer: str
     callers: int
+    """0: an open loop."""
+    rate: float
+    """Calls offered a second; 0: a closed loop."""
+    arrivals: str
     round: int
     ok: int
     errors: dict[str, int]
-    degraded: int | None
-    """Things missing from answers, by the gateway's own count; None: the peer cannot degrade."""
+    degraded: int
+    """OK answers that lack something, by their own word; the textbook's never do."""
     seconds: float
+    """From the first call to the last answer."""
     qps: float
+    """OK answers a second."""
     p50: float
     p95: float
     p99: float
+    late_p99: float
+    """How long after they were due calls were sent; it is inside the latencies."""
     cpu_ms_per_request: float
     """Core-milliseconds that the machine spent on an answer, without the generator's."""
     own_cpu_ms_per_request: float
@@ -69,26 +107,37 @@ def connections(callers: int) -> int:
     return max(1, callers // CALLERS_PER_CONNECTION)
 
 
-def command(ghz: Path, address: str, requests: Path, load: Load) -> list[str]:
-    """Return ghz's command line. `requests`: a JSON array, sent in turn."""
+def write_requests(requests: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write RecommendRequests as the generator reads them: each behind its length."""
+    with path.open("wb") as file:
+        for request in requests:
+            message = ParseDict(request, recommender_pb2.RecommendRequest()).SerializeToString()
+            file.write(struct.pack("<I", len(message)) + message)
+
+
+def command(generator: Path, address: str, requests: Path, load: Load) -> list[str]:
+    """Return the generator's command line. `requests`: what write_requests wrote, sent in turn."""
+    shared = connections(load.callers) if load.callers else OPEN_CONNECTIONS
+    kind = ["-callers", str(load.callers)]
+    if load.rate:
+        kind = ["-rate", f"{load.rate:g}", "-arrivals", load.arrivals]
     return [
-        *(str(ghz), "--insecure", "--call", CALL, "--data-file", str(requests)),
-        *("--proto", str(ROOT / "protos/corerec/v1/recommender.proto")),
-        *("--import-paths", str(ROOT / "protos")),
-        *("-c", str(load.callers), "--connections", str(connections(load.callers))),
-        *("--duration", f"{load.seconds:g}s", "--duration-stop", "wait"),
-        *("--timeout", f"{TIMEOUT_SECONDS}s", "--format", "json", address),
+        *(str(generator), "-address", address, "-requests", str(requests), *kind),
+        *("-seconds", f"{load.seconds:g}", "-timeout", f"{load.timeout_seconds:g}s"),
+        *("-connections", str(shared), "-first", str(load.first)),
     ]
 
 
-def run(ghz: Path, served: Served, requests: Path, load: Load) -> tuple[dict[str, Any], Cpu, float]:
-    """Run a load. Returns ghz's report, the CPU used and the seconds that the CPU is of."""
-    report = requests.with_name("report.json")
+def run(
+    generator: Path, served: Served, requests: Path, load: Load
+) -> tuple[dict[str, Any], Cpu, float]:
+    """Run a load. Returns the generator's columns, the CPU used and the seconds that it is of."""
+    report = requests.with_name("calls.json")
     members = family(served.pid)
     own, harness = cpu_seconds(members), time.process_time()
     machine, started = busy_seconds(), time.monotonic()
     with report.open("wb") as output:
-        child = subprocess.Popen(command(ghz, served.address, requests, load), stdout=output)
+        child = subprocess.Popen(command(generator, served.address, requests, load), stdout=output)
         try:
             _, status, usage = os.wait4(child.pid, 0)
         except BaseException:
@@ -104,43 +153,50 @@ def run(ghz: Path, served: Served, requests: Path, load: Load) -> tuple[dict[str
     )
     seconds = time.monotonic() - started
     if child.returncode:
-        raise SystemExit(f"ghz failed: {report.read_text()[-2000:]}")
+        raise SystemExit(f"the load generator ended with {child.returncode}; see above")
     return json.loads(report.read_text()), cpu, seconds
 
 
 def point(
-    raw: dict[str, Any],
-    load: Load,
-    cpu: Cpu,
-    seconds: float,
-    *,
-    peer: str,
-    round: int,
-    degraded: int | None,
+    calls: dict[str, Any], load: Load, cpu: Cpu, seconds: float, *, peer: str, round: int
 ) -> Point:
-    """Return what a ghz report and the CPU say. Raises SystemExit when no call ended OK."""
-    measured = measure(raw, load, generator_cpu_seconds=cpu.generator)
-    if not measured.ok:
-        raise SystemExit(f"peer {peer}: no call of {load.callers} callers ended OK: {measured}")
+    """Return what the calls and the CPU say; latencies are NaN when no call ended OK."""
+    due, sent, done = (
+        np.asarray(calls[name] or [], np.int64)
+        for name in ("due_micros", "sent_micros", "done_micros")
+    )
+    codes = np.asarray(calls["code"] or [], object)
+    good = codes == "OK"
+    latencies = (done - due)[good] / 1e3
+    p50, p95, p99 = np.percentile(latencies, [50, 95, 99]).tolist() if good.any() else [np.nan] * 3
+    span = float(done.max() - due.min()) / 1e6 if len(due) else seconds
+    ok = int(good.sum())
+    each = 1e3 / max(ok, 1)
     return Point(
         peer=peer,
         callers=load.callers,
+        rate=load.rate,
+        arrivals=load.arrivals if load.rate else "",
         round=round,
-        ok=measured.ok,
-        errors=measured.errors,
-        degraded=degraded,
-        seconds=measured.seconds,
-        qps=measured.qps,
-        p50=measured.p50,
-        p95=measured.p95,
-        p99=measured.p99,
-        cpu_ms_per_request=1e3 * cpu.peer / measured.ok,
-        own_cpu_ms_per_request=1e3 * cpu.own / measured.ok,
-        generator_cpu_ms_per_request=1e3 * cpu.generator / measured.ok,
+        ok=ok,
+        errors=dict(Counter(codes[~good].tolist())),
+        degraded=int(np.asarray(calls["degraded"] or [], bool).sum()),
+        seconds=span,
+        qps=ok / span,
+        p50=p50,
+        p95=p95,
+        p99=p99,
+        late_p99=float(np.percentile(sent - due, 99)) / 1e3 if len(due) else np.nan,
+        cpu_ms_per_request=each * cpu.peer,
+        own_cpu_ms_per_request=each * cpu.own,
+        generator_cpu_ms_per_request=each * cpu.generator,
         busy_cores=cpu.machine / seconds,
     )
 
 
 def to_json(point: Point) -> dict[str, Any]:
-    """Return the point with its numbers rounded to what they are good for."""
-    return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(point).items()}
+    """Return the point with its numbers rounded to what they are good for; None where unknown."""
+    return {
+        name: (None if np.isnan(value) else round(value, 3)) if isinstance(value, float) else value
+        for name, value in asdict(point).items()
+    }

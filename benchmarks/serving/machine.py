@@ -16,6 +16,11 @@ PACKAGES = ("corerec", "ray", "grpcio", "torch", "faiss-cpu", "numpy", "uvloop",
 # /proc/stat, line `cpu`: user nice system idle iowait irq softirq steal guest guest_nice. Guest
 # time is inside user time; stolen time is some other machine's.
 _BUSY = (0, 1, 2, 5, 6)
+QUIET_CORES = 0.1
+"""More than this is busy before a peer starts: the numbers will be noisy."""
+SETTLED_CORES = 0.4
+"""Less than this is busy when a started peer is at rest; Ray alone takes 0.2."""
+SETTLE_SECONDS = 30.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -34,7 +39,20 @@ def busy_cores(seconds: float) -> float:
     return max(0.0, busy / (time.monotonic() - started))
 
 
-def describe(ghz: Path) -> dict[str, Any]:
+def settle() -> None:
+    """Wait until a peer's start is over: Ray's helpers go on importing after it answers."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while busy_cores(1.0) > SETTLED_CORES and time.monotonic() < deadline:
+        pass  # busy_cores waits a second
+
+
+def need(generator: Path) -> None:
+    """Raise SystemExit without the load generator."""
+    if not generator.exists():
+        raise SystemExit(f"{generator}: no such file; scripts/loadgen builds it (needs Go)")
+
+
+def describe() -> dict[str, Any]:
     """Return the machine, the versions and the commit."""
     return {
         "cpu": _cpu_model(),
@@ -42,7 +60,7 @@ def describe(ghz: Path) -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES} | {"ghz": _ghz_version(ghz)},
+        "versions": {name: version(name) for name in PACKAGES},
         "commit": _output("git", "rev-parse", "--short=12", "HEAD"),
         # Of what is measured only: the run itself rewrites its results and its page.
         "changed_files": len(
@@ -59,12 +77,6 @@ def _cpu_model() -> str:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.machine()
-
-
-def _ghz_version(ghz: Path) -> str:
-    # A ghz that was built with `go install` calls itself "dev"; scripts/tools notes what it built.
-    note = ghz.resolve().parents[1] / "ghz.version"
-    return note.read_text().strip() if note.exists() else _output(str(ghz), "-v")
 
 
 def _output(*command: str) -> str:

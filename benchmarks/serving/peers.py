@@ -1,4 +1,4 @@
-"""Starts and stops the four systems that are compared, one at a time."""
+"""Starts and stops the systems that are compared, one at a time."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.serving.machine import ROOT
 from benchmarks.serving.processes import command_names, end, family
 from benchmarks.serving.release import Subject
 from benchmarks.serving.textbook_driver import free_port
+from corerec.ranking.precision import Precision
 
 START_SECONDS = 240.0
 
@@ -30,6 +33,12 @@ class Peer:
     key: str
     name: str
     what: str
+    textbook: bool = False
+    """Composed as Serve's guides do, by benchmarks/serving/textbook.py."""
+    tuned: bool = False
+    in_process: bool = False
+    precision: Precision = "fp32"
+    """Of the ranker: `[ranking] precision`."""
 
 
 PEERS = {
@@ -41,19 +50,29 @@ PEERS = {
             what="`corerec serve`: four services on Ray Serve, gRPC between them",
         ),
         Peer(
+            key="a16",
+            name="CoreRec cluster, bf16",
+            what='the same with `[ranking] precision = "bf16"`',
+            precision="bf16",
+        ),
+        Peer(
             key="b",
             name="Ray Serve, defaults",
             what="one deployment a stage, DeploymentHandles, Serve's gRPC proxy",
+            textbook=True,
         ),
         Peer(
             key="c",
             name="Ray Serve, tuned",
             what="the same app, `RAY_SERVE_THROUGHPUT_OPTIMIZED=1`, `RAY_SERVE_ENABLE_HA_PROXY=1`",
+            textbook=True,
+            tuned=True,
         ),
         Peer(
             key="d",
             name="CoreRec, one process",
             what="`corerec serve --in-process`: no Ray, no network between stages",
+            in_process=True,
         ),
     )
 }
@@ -66,44 +85,77 @@ class Served:
     address: str
     pid: int
     """The process that started all others of the peer."""
-    metrics: tuple[str, ...] = ()
-    """`host:port` of its gateways' Prometheus metrics; the textbook app has none of ours."""
+    start_seconds: float
+    """Until it answered: processes, release, warm-up."""
+    services: dict[str, list[int]] = field(default_factory=dict)
+    """Process ids by service; empty where one process does it all."""
 
 
 @contextmanager
-def running(key: str, subject: Subject, config: Path) -> Iterator[Served]:
-    """Run a peer over the subject's release; afterwards none of its processes is left."""
+def running(key: str, subject: Subject, config: str) -> Iterator[Served]:
+    """Run a peer over the subject's release; afterwards none of its processes is left.
+
+    Args:
+        config: text of a deployment file; the peer's precision is put into it.
+    """
+    peer = PEERS[key]
     # A socket's path has at most 107 bytes, and Ray puts several levels below this one.
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as scratch:
         store = Path(scratch) / "corerec.db"
         shutil.copyfile(subject.store, store)
+        file = Path(scratch) / "serve.toml"
+        file.write_text(with_precision(config, peer.precision))
         release = str(subject.release.path.resolve())
-        if key in ("a", "d"):
-            start = _corerec(release, config, Path(scratch), in_process=key == "d")
+        if peer.textbook:
+            start = _textbook(release, file, Path(scratch), store, tuned=peer.tuned)
         else:
-            start = _textbook(release, config, Path(scratch), store, tuned=key == "c")
+            start = _corerec(release, file, Path(scratch), store, in_process=peer.in_process)
         with start as served:
             yield served
 
 
+def with_precision(config: str, precision: Precision) -> str:
+    """Return a deployment file's text with the ranker's precision, unless it names one itself."""
+    table = tomllib.loads(config).get("ranking", {})
+    if "precision" in table:
+        return config
+    line = f'precision = "{precision}"\n'
+    head, found, tail = config.partition("[ranking]\n")
+    return f"{head}{found}{line}{tail}" if found else f"{config}\n[ranking]\n{line}"
+
+
 @contextmanager
-def _corerec(release: str, config: Path, state: Path, *, in_process: bool) -> Iterator[Served]:
+def _corerec(
+    release: str, config: Path, state: Path, store: Path, *, in_process: bool
+) -> Iterator[Served]:
     corerec = [sys.executable, "-m", "corerec.cli"]
     serve = [*corerec, "serve", release, "--detach", "--port", "0", "--config", str(config)]
-    serve += ["--in-process"] if in_process else []
+    serve += ["--store", str(store)] + (["--in-process"] if in_process else [])
     where = ["--state-dir", str(state)]
+    started = time.monotonic()
     done = subprocess.run([*serve, *where], env=environment(), cwd=ROOT, capture_output=True)
     file = state / "cluster.json"
     if done.returncode or not file.exists():
         raise SystemExit(f"corerec serve failed:\n{(done.stdout + done.stderr).decode()}")
     running = json.loads(file.read_text())
     try:
-        gateways = running["replicas"]["gateway"]
-        metrics = tuple(replica["metrics"] for replica in gateways)
-        yield Served(address=running["address"], pid=running["pid"], metrics=metrics)
+        yield Served(
+            address=running["address"],
+            pid=running["pid"],
+            start_seconds=time.monotonic() - started,
+            services=_services(running),
+        )
     finally:
         stop = [*corerec, "stop", *where]
         end(running["pid"], lambda: subprocess.run(stop, cwd=ROOT, capture_output=True))
+
+
+def _services(running: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return the process ids of each service's replicas."""
+    return {
+        service: [replica["pid"] for replica in replicas if "pid" in replica]
+        for service, replicas in running["replicas"].items()
+    }
 
 
 @contextmanager
@@ -114,6 +166,7 @@ def _textbook(
     command = [sys.executable, "-m", "benchmarks.serving.textbook_driver", "--release", release]
     command += ["--config", str(config), "--store", str(store), "--announce", str(announce)]
     command += ["--temp-dir", str(scratch / "ray")]
+    started = time.monotonic()
     with log.open("wb") as output:
         child = subprocess.Popen(
             command,
@@ -131,7 +184,11 @@ def _textbook(
             time.sleep(0.1)
         if tuned and "haproxy" not in command_names(family(child.pid)):
             raise SystemExit("the tuned textbook app runs without HAProxy; see haproxy.py of Serve")
-        yield Served(address=announce.read_text().strip(), pid=child.pid)
+        yield Served(
+            address=announce.read_text().strip(),
+            pid=child.pid,
+            start_seconds=time.monotonic() - started,
+        )
     finally:
         end(child.pid, lambda: child.send_signal(signal.SIGTERM))
         child.wait()

@@ -1,4 +1,4 @@
-"""The benchmark's two pictures."""
+"""The benchmark's pictures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.serving.load import Point
 from benchmarks.serving.peers import PEERS
 
-COLOURS = {"a": "#1b6ca8", "b": "#c44536", "c": "#e09f3e", "d": "#6b9080"}
+COLOURS = {"a": "#1b6ca8", "a16": "#62a8dc", "b": "#c44536", "c": "#e09f3e", "d": "#6b9080"}
 STAGE_COLOURS = {
     "caller": "#b0b0b0",
     "gateway": "#8d8d8d",
@@ -18,7 +18,6 @@ STAGE_COLOURS = {
     "rank": "#c44536",
     "rerank": "#6b9080",
 }
-TEXT = {"ha": "center", "va": "center", "fontsize": 7}
 SHADES = {"rpc": 0.3, "queue": 0.5}
 """How strong the stage's colour is for what is not computing."""
 
@@ -54,28 +53,75 @@ def draw_callers(points: Sequence[Point], path: Path) -> None:
     pyplot.close(figure)
 
 
-def draw_stages(stages: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the medians of a request's parts as one stacked bar per number of callers."""
+def draw_waterfall(stages: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw a request's parts one below the other, each where the one above ends.
+
+    Bars are medians; the line behind each reaches to its 95th percentile. One side for each number
+    of callers. Preparation that a stage does while another works is counted where it is waited for.
+    """
     pyplot = _pyplot()
-    figure, rows = pyplot.subplots(len(stages), 1, figsize=(11, 1.9 * len(stages) + 0.6))
-    for axes, stage in zip([rows] if len(stages) == 1 else rows, stages, strict=True):
-        left, total = 0.0, sum(max(0.0, v) for v in stage["median_micros"].values())
-        for name, micros in stage["median_micros"].items():
-            width = max(0.0, micros) / 1e3
+    names = list(dict.fromkeys(name for stage in stages for name in stage["median_micros"]))
+    width, height = 5.6 * len(stages), 0.26 * len(names) + 1.1
+    figure, sides = pyplot.subplots(1, len(stages), figsize=(width, height), squeeze=False)
+    for axes, stage in zip(sides[0], stages, strict=True):
+        begin = 0.0
+        for row, name in enumerate(names):
+            length = max(0.0, stage["median_micros"].get(name, 0.0)) / 1e3
+            late = max(0.0, stage["p95_micros"].get(name, 0.0)) / 1e3
             owner, _, step = name.partition(".")
             colour, strength = STAGE_COLOURS.get(owner, "#444444"), SHADES.get(step, 0.9)
-            axes.barh(0, width, left=left, color=colour, alpha=strength, edgecolor="white")
-            if width * 1e3 > 0.025 * total:
-                turn = 0 if width * 1e3 > 0.09 * total else 90
-                axes.text(left + width / 2, 0, f"{name}\n{width:.2f}", rotation=turn, **TEXT)
-            left += width
-        axes.set_yticks([])
+            axes.plot([begin, begin + late], [row, row], color=colour, alpha=0.35, linewidth=1)
+            axes.barh(row, length, left=begin, height=0.72, color=colour, alpha=strength)
+            note = {"va": "center", "fontsize": 7, "color": "#333333"}
+            axes.text(begin + max(length, late), row, f" {length:.2f}", **note)
+            begin += length
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.invert_yaxis()
+        axes.margins(x=0.08)
+        axes.set_xlabel("ms")
         axes.set_title(
-            f"{stage['callers']} caller{'s' * (stage['callers'] != 1)}: median of each part, ms; "
-            f"whole request {stage['total_micros'] / 1e3:.2f} ms",
+            f"{stage['callers']} caller{'s' * (stage['callers'] != 1)}: "
+            f"median request {stage['total_micros'] / 1e3:.2f} ms",
             fontsize=9,
         )
-        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def draw_overload(results: Mapping[str, Any], path: Path) -> None:
+    """Draw latency, and goodput with what was missing or failed, against offered load."""
+    pyplot = _pyplot()
+    points = results["points"]
+    offered = [point["rate"] for point in points]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2))
+    answered = [point for point in points if point["ok"]]
+    for name, style in (("p50", "o-"), ("p95", "s--"), ("p99", "^:")):
+        places = [point["rate"] for point in answered]
+        left.plot(places, [p[name] for p in answered], style, label=name, color=COLOURS["a"])
+    left.set_yscale("log")
+    left.yaxis.set_major_formatter("{x:g}")
+    left.set_ylabel("latency of OK answers from when they were due, ms")
+    right.plot(offered, offered, color="#b0b0b0", linewidth=1, label="offered")
+    stacked = (
+        ("complete, in time", [p["goodput"] for p in points], "#6b9080"),
+        ("degraded or late", [p["qps"] - p["goodput"] for p in points], "#e09f3e"),
+        ("failed", [sum(p["errors"].values()) / p["seconds"] for p in points], "#c44536"),
+    )
+    right.stackplot(
+        offered,
+        *(values for _, values, _ in stacked),
+        labels=[name for name, _, _ in stacked],
+        colors=[colour for _, _, colour in stacked],
+        alpha=0.8,
+    )
+    right.set_ylabel("calls a second")
+    for axes in (left, right):
+        axes.axvline(results["capacity"], color="#333333", linewidth=0.8, linestyle=":")
+        axes.set_xlabel("calls offered a second; dotted: capacity of a closed loop")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=8, frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     pyplot.close(figure)

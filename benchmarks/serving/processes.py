@@ -49,6 +49,16 @@ def cpu_seconds(members: Iterable[Process]) -> float:
     return sum(state[2] for state in states if state is not None) / _TICKS
 
 
+def memory_mib(members: Iterable[Process]) -> float:
+    """Return the memory of these processes in MiB; a page that several share counts once."""
+    total = 0
+    for member in members:
+        with contextlib.suppress(OSError):  # it ended just now
+            text = Path(f"/proc/{member.pid}/smaps_rollup").read_text()
+            total += next(int(x.split()[1]) for x in text.splitlines() if x.startswith("Pss:"))
+    return total / 1024
+
+
 def alive(process: Process) -> bool:
     """Return whether this very process still runs; one that only waits to be reaped does not."""
     state = _read(process.pid)

@@ -38,10 +38,8 @@ _AT_ONCE = 1 << 14
 
 _STEP_SECONDS = 1e-4
 """How long a step takes that may be in the way of a search."""
-_SECONDS_A_ROW = 6e-6
-"""What moving a row is taken to cost before any was moved."""
-_GRAPH = 50
-"""Linking a row into a graph is taken to cost so many times that."""
+_LEAST_ROWS, _FIRST_ROWS = 8, 16
+"""Fewer than eight rows take hardly less time, unless they are linked into a graph."""
 _MOST_ROWS = 256
 
 _COMPILED = ("flat", "ivf-int8-refine")
@@ -79,7 +77,8 @@ class LiveIndex:
         self.in_place = main.backend != "annoy" if in_place is None else in_place
         slow = main.spec.kind == "hnsw" or not self.in_place
         self._limit = limit or (_GRAPH_LIMIT if slow else _LIMIT)
-        self._pace = _SECONDS_A_ROW * (_GRAPH if main.spec.kind == "hnsw" else 1)
+        self._least_rows = 1 if main.spec.kind == "hnsw" else _LEAST_ROWS
+        self._rows = float(1 if main.spec.kind == "hnsw" else _FIRST_ROWS)
         self._delta = Delta(main.dim, main.metric)
         self._alive = np.empty(0, np.bool_)
         self._dead: set[int] = set()
@@ -220,13 +219,12 @@ class LiveIndex:
         return self.in_place and self._rebuild is None and not learns
 
     def _step(self, rows: int | None) -> None:
-        """Move rows and learn what one costs; a step that was held up counts little."""
-        if rows is None:
-            rows = min(max(1, int(_STEP_SECONDS / self._pace)), _MOST_ROWS)
-        rows, began = min(rows, len(self._delta)), time.perf_counter()
-        self._move(rows)
-        took = (time.perf_counter() - began) / rows
-        self._pace += 0.1 * (min(took, 2 * self._pace) - self._pace)
+        """Move rows, and learn how many fit into the time of a step."""
+        own = max(self._least_rows, min(int(self._rows), _MOST_ROWS)) if rows is None else rows
+        own, began = min(own, len(self._delta)), time.perf_counter()
+        self._move(own)
+        fit = own * min(max(_STEP_SECONDS / (time.perf_counter() - began), 0.5), 2.0)
+        self._rows += 0.1 * (fit - self._rows)
 
     def _move(self, rows: int) -> None:
         numbers, vectors = self._delta.last(rows)

@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_READ_CHANGES = 1000  # in one read of the store
+_READ_STARTING = 1000  # changes in one read of the store and in one turn on the core's thread
+_READ_SERVING = 256  # a read holds the interpreter while it parses them
+_APPLY_SERVING = 32  # in one turn, which takes little longer than one of a single change does
+_REST_SECONDS = 0.001  # between two turns or steps: a batch that comes seldom finds one under way
 _READ_EVENTS = 10_000
-_APPLY_STARTING = 1000  # in one turn on the core's thread, while nobody waits for an answer
-_APPLY_SERVING = 32  # takes little longer than one does
-_REST_SECONDS = 0.001  # between two steps of upkeep: a batch that comes seldom finds one under way
 _RETRY_SECONDS = 0.5
 
 
@@ -97,7 +97,7 @@ class Tailer:
         """Return when the core has everything; waits for a store that cannot be read."""
         while True:
             try:
-                while not await self._step(_APPLY_STARTING):
+                while not await self._step(_READ_STARTING, _READ_STARTING):
                     pass
                 await self._maintain_all()
                 return
@@ -121,8 +121,9 @@ class Tailer:
         while True:
             started = time.monotonic()
             try:
-                current = await self._step(_APPLY_SERVING)
-                await self._maintain_until(started + self._every)
+                current = await self._step(_READ_SERVING, _APPLY_SERVING, _REST_SECONDS)
+                # Whoever is behind reads on after one step: the core bounds what waits by itself.
+                await self._maintain_until(started + self._every if current else started)
                 self._away = False
             except Exception as error:  # the replica answers on with what it has, and says so
                 self._failed(error)
@@ -131,17 +132,19 @@ class Tailer:
             if current:
                 await asyncio.sleep(max(0.0, started + self._every - time.monotonic()))
 
-    async def _step(self, chunk: int) -> bool:
-        """Take one read's worth of what is new; returns whether that was all of it."""
+    async def _step(self, read: int, chunk: int, rest: float = 0.0) -> bool:
+        """Take one read's worth of what is new, in turns; returns whether that was all of it."""
         began = time.monotonic()
-        changes = await self._read(lambda: self._store.changes(self._position, _READ_CHANGES))
+        changes = await self._read(lambda: self._store.changes(self._position, read))
         for start in range(0, len(changes), chunk):
+            if start and rest:
+                await asyncio.sleep(rest)
             part = changes[start : start + chunk]
             await self._batcher.on_thread(partial(self._core.apply, part))
             self._position = part[-1].position
             self._gauge.set(self._position)
         more = await self._take_events()
-        current = len(changes) < _READ_CHANGES and not more
+        current = len(changes) < read and not more
         if current:
             self._current = began
         return current

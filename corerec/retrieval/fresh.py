@@ -16,7 +16,7 @@ from corerec.stages import Float32s, Int64s, SearchEntry
 from corerec.store.catalogue import ItemChange
 
 DAY_MICROS = 86_400_000_000
-_BLOCK = 8192
+_BLOCK = 1024
 _UNKNOWN = -1
 
 
@@ -68,14 +68,15 @@ class Fresh:
         # What is not born yet at that moment is the head of the order.
         start = int(np.searchsorted(own.keys, -self._scores(np.array(now)))) if now else 0
         found: list[Int64s] = []
-        count = 0
+        count, block = 0, _BLOCK
         while count < k and start < len(own.rows):
-            rows = own.rows[start : start + _BLOCK]
+            rows = own.rows[start : start + block]
             rows = rows[self._changed.values[rows] == changed]
-            rows = rows[eligible.test(rows * self._shards + self._shard)]
+            rows = rows[eligible.first(rows * self._shards + self._shard, k - count)]
             found.append(rows)
             count += len(rows)
-            start += _BLOCK
+            start += block
+            block *= 2
         return np.concatenate(found)[:k] if found else np.empty(0, np.int64)
 
     def _ordered(self, rows: Int64s) -> _Order:

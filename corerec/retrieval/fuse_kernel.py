@@ -1,6 +1,6 @@
-"""The compiled loops over lists of candidates: membership, and the draws of `fuse`.
+"""The compiled loops over lists of candidates: membership, eligibility, and the draws of `fuse`.
 
-What each must give is said, and tested, by plain forms: `np.isin` and `fuse.fuse`.
+What each must give is said, and tested, by plain forms: `np.isin`, `Eligible.test`, `plain_fuse`.
 """
 
 # n, m items, S sources, k places, P popular items, T slots of a table
@@ -15,6 +15,7 @@ from corerec.stages import Int64s
 
 _EMPTY = np.int64(-(2**63))
 """A slot that holds nothing; the number of no item."""
+_ANY = np.empty(0, np.bool_)
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -28,6 +29,23 @@ def among(numbers: Int64s, others: Int64s) -> NDArray[np.bool_]:
 def first_outside(numbers: Int64s, others: Int64s, most: int) -> Int64s:
     """Return the first places, at most so many, of numbers (n,) that are not among others (m,)."""
     return _first_outside(_own(numbers), _own(others), most)
+
+
+def first_eligible(
+    numbers: Int64s,
+    alive: NDArray[np.bool_],
+    shards: int,
+    allowed: NDArray[np.bool_] | None,
+    others: Int64s,
+    most: int,
+) -> Int64s:
+    """Return the first places, at most so many, of numbers (n,) that `Eligible.test` passes.
+
+    Shapes: alive by row of the shard, allowed by number, None for all; others (m,), excluded.
+    """
+    given = _ANY if allowed is None else allowed
+    any_ = allowed is None
+    return _first_eligible(_own(numbers), alive, shards, given, any_, _own(others), most)
 
 
 def draw(lists: Int64s, order: Int64s, popular: Int64s, places: int) -> tuple[Int64s, Int64s]:
@@ -49,7 +67,7 @@ def _own(column: Int64s) -> Int64s:
 
 @compiled
 def _slots(count: int) -> NDArray[np.int64]:
-    """Return a table (T,) for so many numbers, a power of two, mostly free: few look-ups collide."""
+    """Return a table (T,) for so many numbers: a power of two, mostly free, so few collide."""
     size = 64
     while size < 4 * count:
         size *= 2
@@ -89,6 +107,36 @@ def _first_outside(numbers: Int64s, others: Int64s, most: int) -> NDArray[np.int
             break
         if table[_place(table, numbers[row])] == _EMPTY:
             found[count] = row
+            count += 1
+    return found[:count]
+
+
+@compiled
+def _first_eligible(
+    numbers: Int64s,
+    alive: NDArray[np.bool_],
+    shards: int,
+    allowed: NDArray[np.bool_],
+    any_: bool,
+    others: Int64s,
+    most: int,
+) -> NDArray[np.int64]:
+    table = _slots(len(others))
+    for other in others:
+        table[_place(table, other)] = other
+    found = np.empty(min(most, len(numbers)), np.int64)
+    count = 0
+    for place in range(len(numbers)):
+        if count == len(found):
+            break
+        number = numbers[place]
+        row = number // shards
+        if row >= len(alive) or not alive[row]:
+            continue
+        if not any_ and (number >= len(allowed) or not allowed[number]):
+            continue
+        if table[_place(table, number)] == _EMPTY:
+            found[count] = place
             count += 1
     return found[:count]
 

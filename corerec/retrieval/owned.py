@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corerec.live.arrays import Growing
-from corerec.retrieval.fuse_kernel import among
+from corerec.retrieval.fuse_kernel import among, first_eligible
 from corerec.stages import Int64s
 
 Mask = NDArray[np.bool_]
@@ -37,6 +37,11 @@ class OwnItems:
         return inside & self._alive.values[np.where(inside, rows, 0)] if len(rows) else inside
 
     @property
+    def mask(self) -> Mask:
+        """By row of the shard, which have an item that is alive."""
+        return self._alive.values
+
+    @property
     def rows(self) -> int:
         """Numbers of the shard up to the highest that is known, alive or not."""
         return len(self._alive)
@@ -61,6 +66,14 @@ class Eligible:
     allowed: Mask | None = None
     """By item number; numbers beyond it are not allowed. None allows all."""
     excluded: Int64s
+
+    def first(self, numbers: Int64s, most: int) -> Int64s:
+        """Return the places of the first eligible ones, at most so many, of numbers of the shard.
+
+        It looks no further than it must, so that the head of a long list costs little.
+        """
+        items = self.items
+        return first_eligible(numbers, items.mask, items.shards, self.allowed, self.excluded, most)
 
     def test(self, numbers: Int64s) -> Mask:
         """Say which of these numbers (n,) of the shard are eligible."""

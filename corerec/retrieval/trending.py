@@ -75,7 +75,7 @@ class Trending:
         """See ItemList."""
         self._refresh()
         numbers, scores = self._head
-        rows = np.flatnonzero(eligible.test(numbers))[:k]
+        rows = eligible.first(numbers, k)
         if len(rows) < k and not self._whole:
             every = self._counted()
             kept = every[eligible.test(every)]

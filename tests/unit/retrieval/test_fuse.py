@@ -13,6 +13,7 @@ from corerec.errors import ConfigError
 from corerec.retrieval.fuse import Fused, fuse, plain_fuse, turns
 from corerec.retrieval.fuse_kernel import among, first_outside
 from corerec.retrieval.options import RetrievalOptions, shares_of
+from corerec.retrieval.owned import Eligible, OwnItems
 from corerec.stages import Source
 
 ITEMS = 60
@@ -110,6 +111,26 @@ def test_membership_is_that_of_numpy(numbers: list[int], others: list[int], most
     assert among(own, other).tolist() == there.tolist()
     assert among(own[::2], other).tolist() == there[::2].tolist()
     assert first_outside(own, other, most).tolist() == np.flatnonzero(~there)[:most].tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(0, 30), max_size=40),
+    st.lists(st.integers(-3, 60), max_size=20),
+    st.none() | st.lists(st.booleans(), max_size=60),
+    st.lists(st.integers(0, 20)),
+    st.integers(0, 40),
+)
+def test_the_first_eligible_are_those_that_the_test_passes(
+    rows: list[int], excluded: list[int], allowed: list[bool] | None, dead: list[int], most: int
+) -> None:
+    items = OwnItems(50, shard=1, shards=2)  # rows beyond 24 have no item
+    items.put(np.array(dead, np.int64) * 2 + 1, alive=False)
+    mask = None if allowed is None else np.array(allowed, np.bool_)
+    own = Eligible(items=items, allowed=mask, excluded=np.array(excluded, np.int64))
+    numbers = np.array(rows, np.int64) * 2 + 1
+    passed = np.flatnonzero(own.test(numbers))
+    assert own.first(numbers, most).tolist() == passed[:most].tolist()
 
 
 def test_disjoint_sources_get_their_shares() -> None:

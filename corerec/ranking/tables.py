@@ -33,7 +33,7 @@ class ItemTables:
     categorical: Tensor
     """(R, C) int32"""
     multi: Tensor
-    """(R, M, K) int32"""
+    """(R, M, K) int32, K the most values that an item of the training has"""
     multi_share: Tensor
     """(R, M) 1 / number of values, 0 where there are none"""
     values: Tensor
@@ -53,7 +53,7 @@ class ItemTables:
     follower_starts: Tensor
     """(N + 2,) int64: the blank row has no followers"""
     followers: Tensor
-    """(nnz,) int64"""
+    """(nnz,) int32"""
     follower_weights: Tensor
     """(nnz,)"""
     used: int
@@ -99,7 +99,7 @@ class ItemTables:
             follower_starts=torch.from_numpy(
                 np.append(transitions.starts, transitions.starts[-1])
             ).to(on),
-            followers=torch.from_numpy(transitions.followers.astype(np.int64)).to(on),
+            followers=_tensor(transitions.followers).to(on),
             follower_weights=torch.from_numpy(transitions.weights).to(on),
         )
 
@@ -183,14 +183,13 @@ def _arrays(
     """Return the columns of n items, by name of COLUMNS."""
     multi = items.multi
     if multi.size:
-        multi = multi.copy()
-        multi[:, :, used:] = 0
+        multi = multi[:, :, :used]
     sizes = (multi > 0).sum(axis=2)
     return {
         "categorical": items.categorical,
         "multi": multi,
         "multi_share": (1 / np.maximum(sizes, 1) * (sizes > 0)).astype(np.float32),
-        "values": _joined_codes(schema, items.categorical, multi[:, :, :used]),
+        "values": _joined_codes(schema, items.categorical, multi),
         "title_tokens": items.title_tokens,
         "numeric": items.numeric,
         "vectors": items.vectors,

@@ -62,7 +62,8 @@ def test_it_is_served_as_the_plain_model_scores(
     model = make_model(world, **NETWORKS[network], **tasks)
     tables = world.tables()
     form = serving_form(model, tables)
-    assert isinstance(form, FoldedRanker if network == "dcn" else PlainRanker)
+    folds = network in ("dcn", "stacked", "normalised")
+    assert isinstance(form, FoldedRanker if folds else PlainRanker)
     prepared = PreparedExamples.compute(world.examples, tables, world.users, world.popularity)
     batch, pairs = prepared.batch(np.arange(20))
     with torch.no_grad():

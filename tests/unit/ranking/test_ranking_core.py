@@ -179,7 +179,7 @@ def test_a_score_that_is_not_finite_never_outranks_a_finite_one(
     bad = set(entry.candidates.numbers[:5].tolist())
     assert core._ranker.table is not None
     for number, value in zip(sorted(bad), [np.nan, np.inf, -np.inf, np.nan, np.inf], strict=True):
-        core._ranker.table[1][number] = value
+        core._ranker.table[number] = value
     found = ok(core.run([entry])[0]).candidates
     assert set(found.numbers.tolist()) == set(entry.candidates.numbers.tolist()) - bad
     assert np.isfinite(found.scores).all()

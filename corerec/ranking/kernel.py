@@ -1,0 +1,129 @@
+"""CpuKernel: a folded DCN-v2 on a CPU, a compiled call a batch, in memory kept between calls."""
+
+# B requests, n candidates, Du, Di, Dp inputs of user, item and comparison, T tasks
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corerec.ranking.fold import Fold
+from corerec.ranking.layout import bits, lay_out, up
+from corerec.ranking.loops_bf16 import HalfArena, run_bf16
+from corerec.ranking.loops_fp32 import ROWS, Arena, Part, run_fp32
+from corerec.ranking.machine import LANES, MR
+from corerec.ranking.precision import Precision
+from corerec.ranking.tiles import has_amx
+from corerec.stages import Float32s
+
+
+def precision_here(precision: Precision) -> Precision:
+    """Return what the kernel computes in on this processor: bf16 needs matrix tiles (AMX)."""
+    return precision if precision == "bf16" and has_amx() else "fp32"
+
+
+class CpuKernel:
+    """Scores pairs by a fold's steps. Threads share it: each has memory of its own."""
+
+    def __init__(self, fold: Fold, items: int, precision: Precision, threads: int = 0) -> None:
+        """Pack a fold whose pairs' inputs begin with `items` of the item.
+
+        A batch is computed by so many threads, by default as many as torch takes.
+        """
+        self.precision = precision_here(precision)
+        self._half = self.precision == "bf16"
+        self._layout = lay_out(fold, half=self._half)
+        self._items, self._pairs = items, fold.wide - items
+        self._local = threading.local()
+        self._threads = threads or torch.get_num_threads()
+        # The calling thread computes too.
+        self._pool = ThreadPoolExecutor(self._threads - 1, "ranker") if self._threads > 1 else None
+
+    def table(self, rows: int) -> Tensor:
+        """Return room for the inputs of so many items, as the kernel reads them."""
+        if self._half:
+            return torch.zeros(rows, up(self._items, 16), dtype=torch.bfloat16)
+        return torch.zeros(rows, self._items)
+
+    def __call__(self, user: Tensor, table: Tensor, candidates: Tensor, pairs: Tensor) -> Tensor:
+        """Return logits (T, B, n).
+
+        Shapes: user (B, Du); table as from `table`, filled; candidates (B, n) int64 rows of it;
+        pairs (Dp, B, n). All contiguous, on the CPU.
+        """
+        out = torch.empty(self._layout.tasks, *candidates.shape)
+        given = [bits(t.contiguous()) for t in (user, table, candidates, pairs, out)]
+        own, *others = self._parts(*candidates.shape)
+        waiting = [self._pool.submit(self._run, given, part) for part in others if self._pool]
+        self._run(given, own)
+        for other in waiting:
+            other.result()
+        return out
+
+    def _run(self, given: list[Any], part: Part) -> None:
+        run: Any = run_bf16 if self._half else run_fp32
+        run(self._layout.packed, self._arena(), *given, part)
+
+    def _parts(self, cases: int, count: int) -> Iterator[Part]:
+        """Yield what each thread computes: whole requests, of a lone one its candidates."""
+        size = cases if cases > 1 else -(-count // ROWS)
+        threads = max(1, min(self._threads, size))
+        ends = [size * place // threads for place in range(threads + 1)]
+        for first, last in pairwise(ends):
+            if cases > 1:
+                yield Part(first, last, 0, count)
+            else:
+                yield Part(0, cases, first * ROWS, min(count, last * ROWS))
+
+    def _arena(self) -> Arena | HalfArena:
+        if not hasattr(self._local, "arena"):
+            self._local.arena = self._half_memory() if self._half else self._memory()
+        found: Arena | HalfArena = self._local.arena
+        return found
+
+    def _memory(self) -> Arena:
+        layout, packed = self._layout, self._layout.packed
+        users = packed.u_user.shape[1]
+        return Arena(
+            rows=_zeros(ROWS + MR, up(layout.width, 16)),
+            sums=_zeros(ROWS + MR, up(self._items + self._pairs, 2 * LANES)),
+            request=_zeros(layout.request + LANES),
+            biases=_zeros(len(packed.biases) + 2 * LANES)[: len(packed.biases)],
+            scaled=_zeros(2 * LANES * max(users, 1)),
+            scratch=_zeros(MR, 2 * LANES),
+        )
+
+    def _half_memory(self) -> HalfArena:
+        layout, packed = self._layout, self._layout.packed
+        users, width = packed.u_user.shape[1], up(layout.width, 32)
+        config = np.zeros(64, np.uint8)
+        config[0] = 1  # the palette
+        config[16:32:2], config[48:56] = 64, 16
+        # A stride of a power of two would put the same columns of all rows into few cache sets.
+        lines = width // 32
+        return HalfArena(
+            rows=bits(torch.zeros(ROWS, 32 * (lines | 1), dtype=torch.bfloat16)),
+            sums=_zeros(ROWS, up(self._items + self._pairs, 32) + 16),
+            request=bits(torch.zeros(layout.request + 32, dtype=torch.bfloat16)),
+            biases=_zeros(len(packed.biases) + 32)[: len(packed.biases)],
+            scaled=bits(torch.zeros(16 * max(users, 32), dtype=torch.bfloat16)),
+            scratch=_zeros(32, 32),
+            user=_zeros(max(users, 1)),
+            stage=_zeros(ROWS, up(self._pairs, 16)),
+            zeros=_zeros(16),
+            config=config,
+            items=self._items,
+        )
+
+
+def _zeros(*shape: int) -> Float32s:
+    """Return zeros that begin at a cache line, as torch's do."""
+    found: Float32s = bits(torch.zeros(*shape))
+    return found

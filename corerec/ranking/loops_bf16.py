@@ -1,0 +1,271 @@
+"""The folded ranker's inner loops on matrix tiles of bfloat16: inputs are rounded, sums float32.
+
+The same steps as `loops_fp32`, 32 rows by 32 columns at a time in four of the eight tile registers.
+What the user adds to a column stays float32.
+"""
+
+# B requests, n candidates, T tasks, Du user's inputs, Dp comparisons
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corerec.engines.compiled import compiled
+from corerec.ranking.layout import (
+    ACT,
+    BELOW,
+    BIAS,
+    COLUMNS,
+    CROSSED,
+    DEPTH,
+    FIRST,
+    LOGITS,
+    READS,
+    RELU,
+    REQUEST,
+    TIMES,
+    TO,
+    WEIGHT,
+    Packed,
+)
+from corerec.ranking.loops_fp32 import ROWS, Part, add_user
+from corerec.ranking.machine import finish, weave
+from corerec.ranking.tiles import (
+    tile_dot,
+    tile_load,
+    tile_store,
+    tile_zero,
+    tiles_begin,
+    tiles_end,
+)
+from corerec.stages import Float32s, Int64s
+
+Bits = NDArray[np.uint16]
+TILE = 1024
+"""Bytes of a tile: 16 rows of 64."""
+
+
+class HalfArena(NamedTuple):
+    """One thread's memory, kept between calls."""
+
+    rows: Bits
+    """(ROWS, width of a row)"""
+    sums: Float32s
+    """(ROWS, inputs of a pair in tiles): sum U_m z_m so far"""
+    request: Bits
+    """The request's matrices"""
+    biases: Float32s
+    """Biases with what the user adds"""
+    scaled: Bits
+    """A tile of weights, scaled by the user"""
+    scratch: Float32s
+    """(32, 32): a block's products"""
+    user: Float32s
+    """The user's inputs with zeros behind them"""
+    stage: Float32s
+    """(ROWS, comparisons in vectors): comparisons before they are rounded"""
+    zeros: Float32s
+    """(16,)"""
+    config: NDArray[np.uint8]
+    """(64,): all eight tiles are 16 rows of 64 bytes"""
+    items: int
+    """Inputs of an item"""
+
+
+@compiled
+def _matrix(step: Int64s, packed: Packed, arena: HalfArena) -> None:
+    """Write one step's U^T diag(user) W, woven as the step reads it."""
+    users, below, user = packed.u_user.shape[1], step[BELOW], arena.user
+    made, scaled, one = arena.scratch.ctypes.data, arena.scaled.ctypes.data, np.float32(1)
+    for tile in range((step[COLUMNS] + 15) // 16):
+        even = packed.crossed.ctypes.data + 4 * (step[CROSSED] + tile * users * 16)
+        for k in range(0, users, 2):
+            weave(scaled + k * 32, even, even + 64, user[k], user[k + 1])
+            even += 128
+        to = arena.request.ctypes.data + 2 * (step[REQUEST] + tile * below * 16)
+        for row in range(0, below, 32):
+            upper = packed.u_user.ctypes.data + row * users * 2
+            lower = upper + 16 * users * 2
+            tile_zero(0)
+            tile_zero(1)
+            _two(upper, lower, users * 2, scaled, users // 32)
+            tile_store(0, made, 64)
+            tile_store(1, made + TILE, 64)
+            for k in range(0, 32, 2):
+                weave(to + (row + k) * 32, made + k * 64, made + k * 64 + 64, one, one)
+
+
+@compiled
+def _gather(
+    table: Bits, numbers: Int64s, pairs: Float32s, packed: Packed, arena: HalfArena
+) -> None:
+    """Lay the inputs of pairs into rows: the item's from the table, the comparisons (Dp, count)."""
+    own, count, x = table.shape[1], len(numbers), packed.x
+    for i in range(count):
+        source, to = table[numbers[i]], arena.rows[i, x : x + own]
+        for j in range(own):
+            to[j] = source[j]
+    for j in range(len(pairs)):
+        line, column = pairs[j], arena.stage[:count, j]
+        for i in range(count):
+            column[i] = line[i]
+    wide, stride, zeros = arena.stage.shape[1], arena.rows.shape[1] * 2, arena.zeros.ctypes.data
+    for i in range(count):
+        to_bytes = arena.rows.ctypes.data + i * stride + 2 * (x + arena.items)
+        from_bytes = arena.stage.ctypes.data + 4 * i * wide
+        for j in range(0, wide, 16):
+            finish(to_bytes + 2 * j, from_bytes + 4 * j, zeros, 16, 16, 0, 0, 1)
+
+
+@compiled
+def _four(upper: int, lower: int, stride: int, left: int, right: int, blocks: int) -> None:
+    """Add 32 rows by two columns of tiles to tiles 0 to 3."""
+    for k in range(blocks):
+        tile_load(4, upper + k * 64, stride)
+        tile_load(5, lower + k * 64, stride)
+        tile_load(6, left + k * TILE, 64)
+        tile_load(7, right + k * TILE, 64)
+        tile_dot(0, 4, 6)
+        tile_dot(1, 5, 6)
+        tile_dot(2, 4, 7)
+        tile_dot(3, 5, 7)
+
+
+@compiled
+def _two(upper: int, lower: int, stride: int, left: int, blocks: int) -> None:
+    """Add 32 rows by one column of tiles to tiles 0 and 1."""
+    for k in range(blocks):
+        tile_load(4, upper + k * 64, stride)
+        tile_load(5, lower + k * 64, stride)
+        tile_load(6, left + k * TILE, 64)
+        tile_dot(0, 4, 6)
+        tile_dot(1, 5, 6)
+
+
+@compiled
+def _product(step: Int64s, count: int, packed: Packed, arena: HalfArena, out: Float32s) -> None:
+    """Take `count` rows through a step; the last writes out (T, count)."""
+    blocks, more, act = step[DEPTH] // 32, step[BELOW] // 32, step[ACT]
+    stride = arena.rows.shape[1] * 2
+    for column in range(0, step[COLUMNS], 32):
+        tile, two = column // 16, step[COLUMNS] - column > 16
+        right = packed.weights.ctypes.data + 2 * step[WEIGHT] + tile * blocks * TILE
+        mine = arena.request.ctypes.data + 2 * step[REQUEST] + tile * more * TILE
+        for row in range(0, count, 32):
+            upper = arena.rows.ctypes.data + row * stride + step[READS] * 2
+            lower, after = upper + 16 * stride, blocks * 64
+            made, side = arena.scratch.ctypes.data, 128
+            if act == TIMES:
+                side = arena.sums.shape[1] * 4
+                made = arena.sums.ctypes.data + row * side + column * 4
+            _begin(made, side, act == TIMES and step[FIRST] == 0, two)
+            if two:
+                _four(upper, lower, stride, right, right + blocks * TILE, blocks)
+                _four(upper + after, lower + after, stride, mine, mine + more * TILE, more)
+                tile_store(2, made + 64, side)
+                tile_store(3, made + 16 * side + 64, side)
+            else:
+                _two(upper, lower, stride, right, blocks)
+                _two(upper + after, lower + after, stride, mine, more)
+            tile_store(0, made, side)
+            tile_store(1, made + 16 * side, side)
+            if act == LOGITS:
+                _logits(step, row, column, count, arena, out)
+            else:
+                _finish(step, row, column, two, made, side, packed, arena)
+
+
+@compiled
+def _begin(made: int, side: int, again: bool, two: bool) -> None:
+    """Set tiles 0 to 3 to zeros, or to the sums so far."""
+    if again:
+        tile_load(0, made, side)
+        tile_load(1, made + 16 * side, side)
+        if two:
+            tile_load(2, made + 64, side)
+            tile_load(3, made + 16 * side + 64, side)
+        return
+    tile_zero(0)
+    tile_zero(1)
+    if two:
+        tile_zero(2)
+        tile_zero(3)
+
+
+@compiled
+def _finish(
+    step: Int64s,
+    row: int,
+    column: int,
+    two: bool,
+    made: int,
+    side: int,
+    packed: Packed,
+    arena: HalfArena,
+) -> None:
+    """Round a block's products into rows where the step says: with the bias, or times x."""
+    stride, act = arena.rows.shape[1] * 2, step[ACT]
+    line = arena.rows.ctypes.data + row * stride
+    goal, by = line + 2 * (step[TO] + column), line + 2 * (packed.x + column)
+    bias = arena.biases.ctypes.data + 4 * (step[BIAS] + column)
+    for _ in range(32):
+        if act == TIMES:
+            finish(goal, made, by, 16, 16, 1, 0, 1)
+            if two:
+                finish(goal + 32, made + 64, by + 32, 16, 16, 1, 0, 1)
+        elif act == RELU:
+            finish(goal, made, bias, 16, 16, 0, 1, 1)
+            if two:
+                finish(goal + 32, made + 64, bias + 64, 16, 16, 0, 1, 1)
+        else:
+            finish(goal, made, bias, 16, 16, 0, 0, 1)
+            if two:
+                finish(goal + 32, made + 64, bias + 64, 16, 16, 0, 0, 1)
+        goal += stride
+        by += stride
+        made += side
+
+
+@compiled
+def _logits(
+    step: Int64s, row: int, column: int, count: int, arena: HalfArena, out: Float32s
+) -> None:
+    """Write a block of logits to out (T, count)."""
+    for t in range(column, min(step[COLUMNS], column + 32)):
+        bias = arena.biases[step[BIAS] + t]
+        for i in range(row, min(count, row + 32)):
+            out[t, i] = arena.scratch[i - row, t - column] + bias
+
+
+@compiled
+def run_bf16(
+    packed: Packed,
+    arena: HalfArena,
+    users: Float32s,
+    table: Bits,
+    candidates: Int64s,
+    pairs: Float32s,
+    out: Float32s,
+    part: Part,
+) -> None:
+    """Write the logits of a part of B requests by n candidates.
+
+    Shapes: users (B, Du), table (N, Di in vectors), candidates (B, n), pairs (Dp, B, n),
+    out (T, B, n).
+    """
+    tiles_begin(arena.config.ctypes.data)
+    for b in range(part.first, part.last):
+        add_user(users[b], packed.of_user, packed.biases, arena.biases)
+        arena.user[: users.shape[1]] = users[b]
+        for step in packed.program:
+            if step[BELOW]:
+                _matrix(step, packed, arena)
+        for start in range(part.begin, part.end, ROWS):
+            end = min(part.end, start + ROWS)
+            _gather(table, candidates[b, start:end], pairs[:, b, start:end], packed, arena)
+            for step in packed.program:
+                _product(step, end - start, packed, arena, out[:, b, start:end])
+    tiles_end()

@@ -20,9 +20,12 @@ NAME = "retrieval"
 
 async def served_shards(config: RetrievalConfig, metrics: Metrics) -> Shards:
     """Return shards at the replicas that Serve announces; each shard is its own application."""
-    return remote_shards(
-        config, metrics, lambda shard: ServeEndpoints(shard_name(shard), shard_name(shard))
-    )
+
+    def endpoints(shard: int) -> ServeEndpoints:
+        name = shard_name(shard, config.shards)
+        return ServeEndpoints(name, name)
+
+    return remote_shards(config, metrics, endpoints)
 
 
 class RetrievalReplica(ServedReplica):
@@ -60,4 +63,5 @@ def shard_app(arguments: dict[str, Any]) -> serve.Application:
     config = arguments.get("config", {})
     parsed = build_config(ShardConfig, config, source="[shard]")
     own = {name: arguments[name] for name in ("release", "shard", "shards")}
-    return bind(ShardReplica, parsed, shard_name(own["shard"]), {**own, "config": config})
+    name = shard_name(own["shard"], own["shards"])
+    return bind(ShardReplica, parsed, name, {**own, "config": config})

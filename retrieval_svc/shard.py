@@ -14,9 +14,12 @@ from retrieval_svc.config import ShardConfig
 from retrieval_svc.servicer import add_search
 
 
-def shard_name(shard: int) -> str:
-    """Return the name of a shard's application, of its deployment and in its logs."""
-    return f"retrieval-shard-{shard}"
+def shard_name(shard: int, shards: int) -> str:
+    """Return the name of a shard's application, of its deployment and in its logs.
+
+    It says of how many, so that shards of another number stand beside these and are never mixed.
+    """
+    return f"retrieval-shard-{shard}-of-{shards}"
 
 
 def shard_process(config: ShardConfig, release: str, shard: int, shards: int) -> ServerProcess:
@@ -35,5 +38,10 @@ def shard_process(config: ShardConfig, release: str, shard: int, shards: int) ->
         )
 
     return stage_process(
-        config, SEARCH, name=shard_name(shard), load=load, add=add_search, observe=observe_sources
+        config,
+        SEARCH,
+        name=shard_name(shard, shards),
+        load=load,
+        add=add_search,
+        observe=observe_sources,
     )

@@ -104,7 +104,8 @@ class Cluster:
         }
         for shard in range(self._shards if self._shards > 1 else 0):
             own = {"release": self._release, "shard": shard, "shards": self._shards}
-            apps[shard_name(shard)] = retrieval.shard_app(own | {"config": self._tables["shard"]})
+            name = shard_name(shard, self._shards)
+            apps[name] = retrieval.shard_app(own | {"config": self._tables["shard"]})
         targets = [serve.RunTarget(app, name=name, route_prefix=None) for name, app in apps.items()]
         progress("starting the services")
         await asyncio.to_thread(

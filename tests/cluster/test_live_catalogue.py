@@ -18,7 +18,7 @@ from tests.cluster.running import Loader, corerec, state_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
-SHARDS = ("retrieval-shard-0", "retrieval-shard-1")
+SHARDS = ("retrieval-shard-0-of-2", "retrieval-shard-1-of-2")
 
 
 def address(cluster: Path) -> str:

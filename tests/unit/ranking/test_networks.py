@@ -69,7 +69,7 @@ def test_it_is_served_as_the_plain_model_scores(
     with torch.no_grad():
         plain = model(tables, batch, pairs)
         assert plain.shape == (len(model.config.tasks), 20, 7)
-        assert plain.std() > 0.02
+        assert plain.std() > 0.01
         torch.testing.assert_close(form(batch, pairs), plain, rtol=1e-4, atol=1e-5)
         half = serving_form(model, tables, "bf16")(batch, pairs)
     assert half.dtype == torch.float32

@@ -6,10 +6,17 @@ takes a fraction of a second, so modules that may do without import this where t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import hashlib
+import numbers
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any, TypeVar, cast
 
 from numba import njit
+from numba.core.caching import FunctionCache
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,9 +33,44 @@ def compiled_exactly(function: F) -> F:
 
 def _compiled(function: F, *, fastmath: bool) -> F:
     options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
+    done = njit(**options)(function)
     try:
-        done = njit(cache=True, **options)(function)
+        done._cache = _Cache(function)  # type: ignore[no-untyped-call]
     except RuntimeError:
         # No folder for the cache may be written, as in a container: compile in each process.
-        done = njit(**options)(function)
+        return cast(F, done)
     return cast(F, done)
+
+
+class _Cache(FunctionCache):
+    """Numba's cache, which also looks at what a function took from other files.
+
+    Numba's own notices changes of the function's file alone, and constants and functions of other
+    modules are part of the machine code.
+    """
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        taken = "\n".join(sorted(_taken(self._py_func, set())))
+        own = hashlib.sha256(taken.encode()).hexdigest()
+        return (*super()._index_key(sig, codegen), own)  # type: ignore[no-untyped-call]
+
+
+def _taken(function: FunctionType, seen: set[FunctionType]) -> Iterator[str]:
+    """Yield what a function and those that it calls find in their modules."""
+    seen.add(function)
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        own = getattr(value, "py_func", value)
+        if isinstance(value, (numbers.Number, str, tuple)):
+            yield f"{function.__qualname__}.{name} = {value!r}"
+        elif value is not None and not isinstance(value, (ModuleType, type)):
+            yield f"{name}: {_hash_of(getattr(own, '__module__', ''))}"
+        if isinstance(own, FunctionType) and value is not own and own not in seen:
+            yield from _taken(own, seen)
+
+
+@functools.cache
+def _hash_of(module: str) -> str:
+    """Return a hash of a module's file, "" where there is none."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""

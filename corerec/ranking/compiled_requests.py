@@ -20,12 +20,15 @@ from corerec.features import UserIndex
 from corerec.live.numbers import LiveRows
 from corerec.ranking.best import best
 from corerec.ranking.check import check_candidates
-from corerec.ranking.features import MAX_AGE_DAYS, RankingBatch, pair_names, user_dense_width
+from corerec.ranking.features import MAX_AGE_DAYS, RankingBatch, pair_names
 from corerec.ranking.kept_users import SEATS, KeptUsers
 from corerec.ranking.lanes import LANES, TOGETHER
+from corerec.ranking.model import LEARNED_PAIRS, RankingModel
+from corerec.ranking.model_arrays import ModelArrays
 from corerec.ranking.packed import PackedItems
 from corerec.ranking.pair_kernel import fill_pairs
 from corerec.ranking.request_kernel import fault, lay_candidates, lay_moments
+from corerec.ranking.side_kernel import compare
 from corerec.ranking.tables import ItemTables
 from corerec.stages import MAX_CANDIDATES, Candidates, RankEntry
 
@@ -44,14 +47,16 @@ class CompiledRequests:
         users: UserIndex,
         popularity: NDArray[np.float32],
         end_micros: int,
+        model: RankingModel,
         *,
         seats: int = SEATS,
     ) -> None:
         """Take parts of one release; popularity (2, N + 1), of the blank row 0.
 
-        Each thread keeps at most `seats` users, which is also the most of a batch.
+        The sides of `model` are laid out, too. Each thread keeps at most `seats` users, which is
+        also the most of a batch.
         """
-        self._seats = seats
+        self._seats, self._model = seats, ModelArrays.of(model)
         self._tables, self._live, self._index, self._end = tables, live, users, end_micros
         self._items = PackedItems(tables, popularity)
         self._local = threading.local()
@@ -102,12 +107,11 @@ class CompiledRequests:
         space.take(entries, self._live)
         seats = users.find([entry.user for entry in entries])
         now = np.array([entry.user.now or self._end for entry in entries], np.int64)
-        schema = self._tables.schema
-        dense = np.empty((len(entries), user_dense_width(schema)), np.float32)
-        static = users.numbers.shape[1]
-        dense[:, :static] = users.numbers[seats]
+        schema, dense = self._tables.schema, self._model.dense
+        side = users.side[seats]
         if schema.has_times:
-            lay_moments(now, users.newest[seats], users.laid[-1][seats, 0], static, dense)
+            moment = dense.start + users.numbers.shape[1]
+            lay_moments(now, users.newest[seats], users.laid[-1][seats, 0], moment, side)
         fill_pairs(
             seats, space.counts, space.rows, space.scores, space.known, now, len(self._tables),
             self._items.of(self._tables), users.laid, space.scratch, space.out,
@@ -116,16 +120,22 @@ class CompiledRequests:
             age = space.out[4]
             np.log1p(age, out=age)
             age *= _AGE_SCALE
+        compare(
+            seats, space.counts, space.rows, len(self._tables), space.out, self._model.compared,
+            users.lanes, space.likeness, space.compared,
+        )  # fmt: skip
         batch = RankingBatch(
             user_row=torch.from_numpy(users.row[seats]),
             user_categorical=torch.from_numpy(users.categorical[seats]),
-            user_dense=torch.from_numpy(dense),
+            user_dense=torch.from_numpy(side[:, dense]),
             history=torch.from_numpy(users.history[seats]),
             now=torch.from_numpy(now),
             candidates=torch.from_numpy(space.rows),
             scores=torch.from_numpy(space.scores),
             retrieved=torch.from_numpy(space.known),
             popularity=_NOT_COUNTED,
+            user_side=torch.from_numpy(side),
+            compared=torch.from_numpy(space.compared),
         )
         return batch, torch.from_numpy(space.out)
 
@@ -133,8 +143,10 @@ class CompiledRequests:
         """Return this thread's arrays and users."""
         own: tuple[Space, KeptUsers] | None = getattr(self._local, "own", None)
         if own is None:
-            users = KeptUsers(self._tables, self._items, self._live, self._index, self._seats)
-            own = self._local.own = Space(self._tables), users
+            users = KeptUsers(
+                self._tables, self._items, self._live, self._index, self._model, self._seats
+            )
+            own = self._local.own = Space(self._tables, self._model), users
             self._kept.append(users)
         return own
 
@@ -152,15 +164,19 @@ class Space:
     """(B,) candidates of each request"""
     out: NDArray[np.float32]
     """(F, B, n) pair features"""
+    compared: NDArray[np.float32]
+    """(F + 3, B, n) as of `RankingModel.pair_side`"""
+    likeness: NDArray[np.float32]
+    """See `compare`."""
     scratch: tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]
     """See `fill_pairs`."""
 
-    def __init__(self, tables: ItemTables) -> None:
-        self._blank = len(tables)
+    def __init__(self, tables: ItemTables, model: ModelArrays) -> None:
+        self._blank, self._groups = len(tables), model.groups
         self._features = len(pair_names(tables.schema))
         self._sums = np.zeros((tables.value_count, 2), np.float32)
         self._places = np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.bool_)
-        self._pairs = np.zeros(0, np.float32)
+        self._pairs = self._sides = np.zeros(0, np.float32)
         self._width = 0
 
     def take(self, entries: Sequence[RankEntry], live: LiveRows) -> None:
@@ -188,17 +204,22 @@ class Space:
                 np.empty(size, np.bool_),
             )
             self._pairs = np.empty(size * self._features, np.float32)
+            self._sides = np.empty(size * (self._features + LEARNED_PAIRS), np.float32)
         if width > self._width:
             self._width = width
+            whole = -(-width // TOGETHER) * TOGETHER
             slots = 1 << (4 * width - 1).bit_length()
             self.scratch = (
                 np.zeros(slots, np.int32),
                 self._sums,
-                np.zeros((-(-width // TOGETHER) * TOGETHER, LANES), np.float32),
+                np.zeros((whole, LANES), np.float32),
             )
+            self.likeness = np.zeros((whole, self._groups * LANES), np.float32)
         shape = cases, width
         rows, scores, known = self._places
         self.rows, self.scores = rows[:size].reshape(shape), scores[:size].reshape(shape)
         self.known = known[:size].reshape(shape)
         self.out = self._pairs[: size * self._features].reshape(self._features, *shape)
+        wide = self._features + LEARNED_PAIRS
+        self.compared = self._sides[: size * wide].reshape(wide, *shape)
         self.counts = np.empty(cases, np.int64)

@@ -75,10 +75,9 @@ class RankingCore:
         self._tables, self._end = ranker.tables, end_micros
         self._schema = ranker.tables.schema
         counts = np.stack([popularity.total, popularity.recent]).astype(np.float32)
+        counts = np.pad(counts, ((0, 0), (0, 1)))
         rows = LiveRows(len(self._tables))
-        self._requests = requests_of(
-            self._tables, rows, users, np.pad(counts, ((0, 0), (0, 1))), end_micros
-        )
+        self._requests = requests_of(self._tables, rows, users, counts, end_micros, ranker.model)
         self._live = LiveItems(ranker, content, rows, self._requests.refresh)
         self._scale, self._bias = ranker.model.calibration[0].tolist()
         self._pairs = GPU_PAIRS if self.device.type == "cuda" else CPU_PAIRS

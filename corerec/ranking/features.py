@@ -51,7 +51,12 @@ class RankingBatch:
     retrieved: Tensor
     """(B, n) bool: which scores are known"""
     popularity: Tensor
-    """(2, B, n) interactions before now: in total, in the last 7 days"""
+    """(2, B, n) interactions before now: in total, in the last 7 days; empty when serving on a CPU,
+    whose features have it from a table of their own"""
+    user_side: Tensor | None = None
+    """(B, Du) what `RankingModel.user_side` returns, where it is known"""
+    compared: Tensor | None = None
+    """(Dp, B, n) what `RankingModel.pair_side` returns, where it is known"""
 
 
 def user_dense_width(schema: FeatureSchema) -> int:

@@ -118,10 +118,13 @@ class FoldedRanker:
             table = self._room(candidates.numel())
             table[:, : model.item_side_width] = self._items(candidates.reshape(-1)).to(table.dtype)
             candidates = torch.arange(len(table), device=table.device).view(candidates.shape)
-        # Comparisons are of embeddings as they were trained, whatever the table holds.
-        wanted = model.item(batch.candidates.clamp(max=len(self.tables)))  # (B, n, E)
-        compared = model.pair_side(batch, pairs, wanted)  # (Dp, B, n)
-        user = model.user_side(batch)  # (B, Du)
+        user, compared = batch.user_side, batch.compared  # (B, Du), (Dp, B, n)
+        if user is None:
+            user = model.user_side(batch)
+        if compared is None:
+            # Comparisons are of embeddings as they were trained, whatever the table holds.
+            wanted = model.item(batch.candidates.clamp(max=len(self.tables)))  # (B, n, E)
+            compared = model.pair_side(batch, pairs, wanted)
         if self._kernel is not None:
             return self._kernel(user, table, candidates, compared)
         x = torch.cat([table[candidates], compared.permute(1, 2, 0)], dim=-1)

@@ -11,17 +11,19 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from corerec.features import UserIndex
+from corerec.features import UserFeatures, UserIndex
 from corerec.live.numbers import LiveRows
 from corerec.ranking.features import RECENT
 from corerec.ranking.lanes import LANES
+from corerec.ranking.model_arrays import ModelArrays
 from corerec.ranking.packed import PackedItems
 from corerec.ranking.pair_kernel import seat_users
 from corerec.ranking.request_kernel import lay_histories
+from corerec.ranking.side_kernel import seat_sides
 from corerec.ranking.tables import ItemTables
 from corerec.stages import UserContext
 
-SEATS = 4096
+SEATS = 2048
 """Users that are kept, by each thread that ranks."""
 NEVER = -1
 """Version of the tables that a seat is right for when nothing was laid out there."""
@@ -41,9 +43,11 @@ class KeptUsers:
         items: PackedItems,
         live: LiveRows,
         index: UserIndex,
+        model: ModelArrays,
         seats: int = SEATS,
     ) -> None:
         """Make room for `seats` users, which takes memory when they come."""
+        self._model = model
         self._tables, self._items, self._live, self._index = tables, items, live, index
         schema = tables.schema
         length, width = schema.history_length, tables.tower.shape[1]
@@ -74,6 +78,16 @@ class KeptUsers:
             np.zeros((seats, 3), np.int64),
         )
         """What `seat_users` writes"""
+        item = model.history[0].shape[1]
+        self.side = np.zeros((seats, model.width), np.float32)
+        """(S, Du) as of `RankingModel.user_side`, but for the moment's numbers"""
+        self.lanes = (
+            np.zeros((seats, model.groups, item, LANES), np.float32),
+            np.zeros((seats, model.groups * LANES), np.float32),
+        )
+        """What `seat_sides` writes"""
+        self._pooled = self.side[:, model.width - item :]
+        self._seen = np.zeros(item, np.float32)
         self._tail = 2 * length  # events that a key holds
         self._vectors = np.zeros((RECENT + 2, width), np.float32)
         self._read = np.zeros(seats, np.int64)  # how many events the history was made of
@@ -147,9 +161,26 @@ class KeptUsers:
             [user.user_id for user in users], [user.attributes for user in users], self._index
         )
         self.row[seats], self.categorical[seats] = encoded.row, encoded.categorical
+        self._embed(seats, encoded)
         length = self.laid[-1][seats, 0]
         self.numbers[seats, 0] = np.log1p(length) / math.log1p(tables.schema.history_length)
         self.numbers[seats, 1:] = encoded.numeric
+        first = self._model.dense.start
+        self.side[seats, first : first + self.numbers.shape[1]] = self.numbers[seats]
         # Who was read further back than the key tells of is laid out each time.
         told = self._read[seats] <= self._tail
         self._made[seats] = np.where(told, tables.version, NEVER)
+
+    def _embed(self, seats: NDArray[np.int64], users: UserFeatures) -> None:
+        """Write what the model embeds of users."""
+        model = self._model
+        seat_sides(
+            seats, self.history, len(self._tables), model.history, self._seen,
+            (self._pooled, *self.lanes),
+        )  # fmt: skip
+        at = model.user.shape[1]
+        self.side[seats, :at] = model.user[users.row]
+        for column, table in enumerate(model.codes):
+            width = table.shape[1]
+            self.side[seats, at : at + width] = table[users.categorical[:, column]]
+            at += width

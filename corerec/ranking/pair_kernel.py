@@ -199,6 +199,7 @@ def _similar(tower, rows, there, against, cosines, out):
         dots(
             start + rows[i] * step, start + rows[second] * step, start + rows[third] * step,
             start + rows[fourth] * step, other, width, target + i * LANES * 4,
+            LANES * 4,
         )  # fmt: skip
     recent = min(there, RECENT)
     for i in range(count):

@@ -18,6 +18,7 @@ from corerec.features import UserIndex
 from corerec.live.numbers import LiveRows
 from corerec.ranking.check import check_candidates
 from corerec.ranking.features import RankingBatch, newest_history, pair_features, user_dense
+from corerec.ranking.model import RankingModel
 from corerec.ranking.prepare import make_batch
 from corerec.ranking.tables import ItemTables, Scratch
 from corerec.stages import Candidates, RankEntry, Source
@@ -132,6 +133,7 @@ def requests_of(
     users: UserIndex,
     popularity: NDArray[np.float32],
     end_micros: int,
+    model: RankingModel,
 ) -> Requests:
     """Return what lays requests out on the device of the tables; see `TorchRequests`."""
     if tables.device.type != "cpu":
@@ -139,4 +141,4 @@ def requests_of(
     # Loading numba takes a fraction of a second, and a GPU needs none of it.
     from corerec.ranking.compiled_requests import CompiledRequests
 
-    return CompiledRequests(tables, live, users, popularity, end_micros)
+    return CompiledRequests(tables, live, users, popularity, end_micros, model)

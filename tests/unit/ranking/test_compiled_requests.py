@@ -20,8 +20,9 @@ from corerec.features import FeatureSchema, ItemFeatures, MultiFeature, UserInde
 from corerec.live.numbers import LiveRows
 from corerec.ranking.check import check_candidates
 from corerec.ranking.compiled_requests import CompiledRequests
-from corerec.ranking.features import pair_names
+from corerec.ranking.features import RankingBatch, pair_names
 from corerec.ranking.kept_users import SEATS, KeptUsers
+from corerec.ranking.model_arrays import ModelArrays
 from corerec.ranking.packed import PackedItems
 from corerec.ranking.requests import TorchRequests
 from corerec.ranking.tables import ItemTables
@@ -58,7 +59,9 @@ class Pair:
         counts = world.popularity.snapshot(int(world.events[2].max()))
         popularity = np.pad(np.stack([counts.total, counts.recent]), ((0, 0), (0, 1)))
         parts = self.tables, self.live, UserIndex(world.user_ids), popularity.astype("f4"), NOW
-        self.torch, self.compiled = TorchRequests(*parts), CompiledRequests(*parts, seats=seats)
+        self.model = world.model()
+        self.torch = TorchRequests(*parts)
+        self.compiled = CompiledRequests(*parts, self.model, seats=seats)
 
     def put(self, numbers: list[int], seed: int = 0) -> None:
         """Give items the features and vectors of others."""
@@ -77,6 +80,7 @@ class Pair:
         for name in [*names, "retrieved"]:
             assert torch.equal(getattr(batch, name), getattr(plain, name)), name
         torch.testing.assert_close(batch.user_dense, plain.user_dense, rtol=1e-6, atol=1e-6)
+        self._check_sides(entries, batch, plain, expected)
         for row, entry in enumerate(entries):
             count = len(entry.candidates)
             for feature, name in enumerate(pair_names(self.schema)):
@@ -85,6 +89,28 @@ class Pair:
                     rtol=1e-6, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}",
                 )  # fmt: skip
             assert not found[:, row, count:].any()
+
+    @torch.no_grad()
+    def _check_sides(
+        self,
+        entries: list[RankEntry],
+        batch: RankingBatch,
+        plain: RankingBatch,
+        pairs: torch.Tensor,
+    ) -> None:
+        """Fail unless the model's sides are what the model makes of the plain batch."""
+        assert batch.user_side is not None
+        assert batch.compared is not None
+        user = self.model.user_side(plain)
+        torch.testing.assert_close(batch.user_side, user, rtol=1e-6, atol=1e-6)
+        wanted = self.model.item(plain.candidates.clamp(max=ITEMS))
+        side = self.model.pair_side(plain, pairs, wanted)
+        for row, entry in enumerate(entries):
+            count = len(entry.candidates)
+            torch.testing.assert_close(
+                batch.compared[:, row, :count], side[:, row, :count], rtol=2e-6, atol=2e-6
+            )
+            assert not batch.compared[:, row, count:].any()
 
 
 @pytest.fixture(scope="module", params=[(True, 1), (True, 0), (True, 3), (False, 1)], ids=str)
@@ -134,7 +160,14 @@ def test_tables_that_outgrow_their_room_are_read_where_they_are() -> None:
 def users_of(pair: Pair, seats: int = 4) -> KeptUsers:
     counts = np.zeros((2, ITEMS + 1), np.float32)
     items = PackedItems(pair.tables, counts)
-    return KeptUsers(pair.tables, items, pair.live, UserIndex(pair.world.user_ids), seats)
+    return KeptUsers(
+        pair.tables,
+        items,
+        pair.live,
+        UserIndex(pair.world.user_ids),
+        ModelArrays.of(pair.model),
+        seats,
+    )
 
 
 def user(*history: int, name: str = "user1", **attributes: str) -> UserContext:

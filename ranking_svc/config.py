@@ -14,3 +14,6 @@ class RankingConfig(StageConfig):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto takes CUDA where there is one."""
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    """What the model computes in. auto takes the fastest that the release's gate allows and this
+    machine has instructions for; fp32 is always allowed. One that was refused does not load."""

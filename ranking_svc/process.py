@@ -15,7 +15,10 @@ from ranking_svc.servicer import add
 def load(config: RankingConfig, release: str) -> RankingCore:
     """Return the core over the release at a path."""
     return RankingCore.load(
-        Release.open(Path(release)), device=config.device, threads=config.threads
+        Release.open(Path(release)),
+        device=config.device,
+        threads=config.threads,
+        precision=config.precision,
     )
 
 

@@ -45,7 +45,7 @@ def train(
     from corerec.pipelines.config import read_config
     from corerec.pipelines.progress import Steps
     from corerec.pipelines.report import print_metrics
-    from corerec.pipelines.train import read_metrics, train_release
+    from corerec.pipelines.train import read_metrics, read_precision, train_release
 
     chosen = read_config(
         config, preset=preset, seed=seed, epochs=epochs, threads=threads, shards=shards
@@ -62,5 +62,5 @@ def train(
             parallel = stack.enter_context(RayParallel(together))
         path = train_release(data, out, chosen, steps=steps, resume=resume, parallel=parallel)
     if not quiet:
-        print_metrics(console, read_metrics(path), steps.costs)
+        print_metrics(console, read_metrics(path), steps.costs, read_precision(path))
     console.print(f"release [bold]{path}[/]", highlight=False, soft_wrap=True)

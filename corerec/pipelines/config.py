@@ -13,6 +13,7 @@ from corerec.engines.bert4rec_config import BERT4RecConfig, BERT4RecFitConfig
 from corerec.engines.two_tower_config import TwoTowerConfig, TwoTowerFitConfig
 from corerec.errors import ConfigError
 from corerec.pipelines.mining import MiningConfig
+from corerec.pipelines.precision import PrecisionConfig
 from corerec.pipelines.slices import SliceConfig
 from corerec.ranking.fit_config import RankerFitConfig
 from corerec.ranking.model import RankingModelConfig
@@ -63,6 +64,7 @@ class TrainConfig:
     mining: MiningConfig = field(default_factory=MiningConfig)
     ranking: RankingModelConfig = field(default_factory=RankingModelConfig)
     ranker_fit: RankerFitConfig = field(default_factory=RankerFitConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     retrieval: RetrievalOptions = field(default_factory=RetrievalOptions)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -86,6 +88,7 @@ class TrainConfig:
             two_tower_fit=TwoTowerFitConfig(epochs=3, learning_rate=1e-2),
             mining=MiningConfig(max_cases=1_000, validation_cases=200, hard=8, sampled=4),
             ranker_fit=RankerFitConfig(epochs=1, batch_cases=64),
+            precision=PrecisionConfig(cases=100),
             evaluation=EvaluationConfig(cases=100, tower_cases=200),
         )
 

@@ -16,10 +16,12 @@ from corerec.evaluation.cases import Cases
 from corerec.evaluation.funnel import Funnel, evaluate
 from corerec.pipelines.config import TrainConfig
 from corerec.pipelines.own import OwnRanking, OwnRerank
+from corerec.pipelines.precision import measure_precisions
 from corerec.pipelines.progress import Report
 from corerec.pipelines.slices import Slice
 from corerec.pipelines.write import Own, Trained, write_release
 from corerec.ranking.core import RankingCore
+from corerec.ranking.gate import PrecisionReport
 from corerec.release import Release
 from corerec.rerank import RerankCore
 from corerec.retrieval.core import RetrievalCore
@@ -38,8 +40,13 @@ from corerec.stages import (
 _BATCH = 32
 
 
-def measure(trained: Trained, work: Path, report: Report) -> dict[str, Any]:
-    """Return the metrics of the serving cores over a release that ends where the test begins."""
+def measure(
+    trained: Trained, work: Path, report: Report
+) -> tuple[dict[str, Any], PrecisionReport | None]:
+    """Return the metrics of the serving cores over a release that ends where the test begins.
+
+    And what the precision gate found for the ranker, None where it is not the library's.
+    """
     parts, config = trained.parts, trained.config
     events = parts.events
     before = events.before(Slice.TEST)
@@ -56,8 +63,9 @@ def measure(trained: Trained, work: Path, report: Report) -> dict[str, Any]:
         )
     threads = thread_count(config)
     core = load_retrieval(release, threads, config.retrieval, trained.own)
+    funnel = _funnel(core, release, threads, trained.own)
     found = evaluate(
-        _funnel(core, release, threads, trained.own),
+        funnel,
         cases,
         user_ids=parts.user_ids,
         attributes=parts.attributes,
@@ -73,7 +81,21 @@ def measure(trained: Trained, work: Path, report: Report) -> dict[str, Any]:
             "epochs": trained.ranker.epochs,
             "best_epoch": trained.ranker.best_epoch,
         }
-    return found
+    return found, _precisions(trained, funnel, core, report)
+
+
+def _precisions(
+    trained: Trained, funnel: Funnel, retrieval: RetrievalCore, report: Report
+) -> PrecisionReport | None:
+    """Measure the ranker's precisions on validation cases."""
+    parts, config = trained.parts, trained.config
+    rng = np.random.default_rng([config.seed, 107])
+    cases = parts.events.cases(Slice.VALIDATION).sample(config.precision.cases, rng)
+    if not (len(cases) and isinstance(funnel.ranking, RankingCore)):
+        return None
+    report(0, 1, "precisions")
+    users = parts.contexts(cases, np.arange(len(cases)))
+    return measure_precisions(funnel.ranking, retrieval, users, cases.right, config.precision)
 
 
 def _sources(
@@ -129,7 +151,7 @@ def load_retrieval(
 def _funnel(retrieval: RetrievalCore, release: Release, threads: int, own: Own) -> Funnel:
     ranking: StageCore[RankEntry, RankResult] = OwnRanking(release.id, own.ranker)
     if own.ranker is None and not own.unranked:
-        ranking = RankingCore.load(release, device="cpu", threads=threads)
+        ranking = RankingCore.load(release, device="cpu", threads=threads, precision="fp32")
     rerank: StageCore[RerankEntry, RerankResult]
     if own.reranker is not None:
         rerank = OwnRerank(release.id, release.catalogue, own.reranker)

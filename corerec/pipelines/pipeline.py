@@ -189,7 +189,7 @@ class RecommendationPipeline:
         if self._metrics is None:
             with tempfile.TemporaryDirectory(prefix="corerec-") as folder:
                 trained = self._fitted("evaluate")
-                self._metrics = measure(trained, Path(folder), lambda done, total, note: None)
+                self._metrics, _ = measure(trained, Path(folder), lambda done, total, note: None)
         return self._metrics
 
     def save_release(self, out: Path | str, *, release_id: str | None = None) -> Path:

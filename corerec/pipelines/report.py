@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from corerec.pipelines.progress import StepCost
+from corerec.ranking.gate import PrecisionReport
 
 _LISTS = {
     "funnel": "funnel",
@@ -25,12 +26,20 @@ _LOST = {
 
 
 def print_metrics(
-    console: Console, metrics: Mapping[str, Any], costs: Sequence[StepCost] = ()
+    console: Console,
+    metrics: Mapping[str, Any],
+    costs: Sequence[StepCost] = (),
+    precision: PrecisionReport | None = None,
 ) -> None:
-    """Print lists against popularity, stages, where the right item was lost, and the costs."""
+    """Print lists against popularity, stages, where the right item was lost, and the costs.
+
+    And the ranker's precisions, where the gate measured them.
+    """
     console.print(_lists(metrics))
     console.print(_stages(metrics))
     console.print(_lost(metrics))
+    if precision is not None:
+        console.print(_precisions(precision))
     if costs:
         console.print(_costs(costs))
 
@@ -87,6 +96,31 @@ def _lost(metrics: Mapping[str, Any]) -> Table:
     table.add_column("cases", justify="right")
     for key, name in _LOST.items():
         table.add_row(name, f"{metrics['lost'][key]:.1%}")
+    return table
+
+
+def _precisions(report: PrecisionReport) -> Table:
+    table = Table(
+        title=f"Precisions of the ranker, {report.cases} validation cases",
+        title_justify="left",
+        min_width=36,
+    )
+    for name in ("", "pairs/s a core", "deviation", "NDCG@10", "expected", "same 100", ""):
+        table.add_column(name, justify="right" if name else "left")
+    for name, own in report.measured.items():
+        verdict = "allowed" if own.allowed else "refused"
+        figures = [
+            f"{own.max_score_deviation:.4f}",
+            f"{own.ndcg_change:+.2%} ± {own.ndcg_error:.2%}",
+            f"{own.expected_ndcg_change:+.3%}",
+            f"{own.rank_overlap:.1%}",
+        ]
+        table.add_row(
+            name,
+            f"{own.pairs_per_second:,.0f}",
+            *(figures if name != "fp32" else ["exact", "", "", ""]),
+            "fastest" if name == report.recommended else verdict,
+        )
     return table
 
 

@@ -33,6 +33,7 @@ from corerec.pipelines.sources import (
 )
 from corerec.pipelines.tower import pick_device
 from corerec.pipelines.write import Own, Trained, write_release
+from corerec.ranking.gate import FILE, PrecisionReport
 from corerec.ranking.tables import ItemTables
 from corerec.ranking.train import train_ranker
 from corerec.ranking.transitions import TransitionTable
@@ -44,6 +45,7 @@ __all__ = [
     "finish_release",
     "prepare",
     "read_metrics",
+    "read_precision",
     "train_funnel",
     "train_release",
 ]
@@ -123,11 +125,13 @@ def finish_release(
 ) -> Path:
     """Measure a funnel, write it as a release into `out`, verify it, and return its path."""
     with steps.step("Evaluate the funnel") as report:
-        metrics = measure(trained, work, report)
+        metrics, precision = measure(trained, work, report)
     with steps.step("Write and verify release"):
         metrics["steps"] = [asdict(cost) for cost in steps.costs]
         known = np.ones(len(trained.parts.events.users), np.bool_)
-        path = write_release(out, trained, known=known, metrics=metrics, release_id=release_id)
+        path = write_release(
+            out, trained, known=known, metrics=metrics, precision=precision, release_id=release_id
+        )
         verify_release(path, trained.config)
     return path
 
@@ -235,6 +239,13 @@ def _fingerprint(dataset_dir: Path, config: TrainConfig) -> str:
     digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
     digest.update(data_digest(dataset_dir).encode())
     return digest.hexdigest()[:12]
+
+
+def read_precision(path: Path) -> PrecisionReport | None:
+    """Return what the precision gate found for the release at `path`, None where it has no ranker
+    of the library's."""
+    file = path / FILE
+    return PrecisionReport.load(file) if file.exists() else None
 
 
 def read_metrics(path: Path) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from corerec.pipelines.parts import Parts
 from corerec.pipelines.sources import TrainedSource, item_space
 from corerec.pipelines.tables import write_attributes, write_histories, write_users
 from corerec.ranking.files import save_ranker
+from corerec.ranking.gate import FILE, PrecisionReport
 from corerec.ranking.train import RankerFit
 from corerec.ranking.transitions import TransitionTable
 from corerec.release import ReleaseWriter, write_catalogue
@@ -66,6 +67,7 @@ def write_release(
     *,
     known: NDArray[np.bool_],
     metrics: Mapping[str, Any],
+    precision: PrecisionReport | None = None,
     release_id: str | None = None,
 ) -> Path:
     """Write a release and return its directory.
@@ -79,6 +81,8 @@ def write_release(
         _write_counts(writer, trained.parts, known)
         _write_tables(writer, trained.parts)
         write_rules(writer.path("rules.toml"), trained.own.rules)
+        if precision is not None:
+            precision.save(writer.path(FILE))
         writer.path("metrics.json").write_text(json.dumps(dict(metrics), indent=2) + "\n")
         return writer.commit(_info(trained, known))
 

@@ -182,7 +182,8 @@ def test_the_release_is_what_train_writes_with_the_same_config(
         for name, entry in ours.manifest.files.items()
         if trained.manifest.files[name].sha256 != entry.sha256
     }
-    assert different == {"metrics.json", "rules.toml"}  # times, and no rules were asked for
+    # Times and speeds, and no rules were asked for.
+    assert different == {"metrics.json", "ranker_precision.json", "rules.toml"}
 
 
 def test_a_loaded_release_recommends_the_same(

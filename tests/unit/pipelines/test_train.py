@@ -22,7 +22,7 @@ from corerec.pipelines.mining import MiningConfig, mine
 from corerec.pipelines.progress import Steps
 from corerec.pipelines.report import print_metrics
 from corerec.pipelines.slices import Events, Slice, SliceConfig
-from corerec.pipelines.train import prepare, read_metrics, train_release
+from corerec.pipelines.train import prepare, read_metrics, read_precision, train_release
 from corerec.release import Release
 from corerec.retrieval import PopularList, RetrievalCore, build_index
 from corerec.retrieval.sources import VectorSource
@@ -39,6 +39,7 @@ FILES = {
     "popularity.safetensors",
     "ranker.json",
     "ranker.safetensors",
+    "ranker_precision.json",
     "retrieval.json",
     "rules.toml",
     "schema.json",
@@ -137,7 +138,8 @@ def test_one_seed_gives_one_release(tmp_path: Path) -> None:
     first, second = (
         train_release(data, tmp_path / name, TrainConfig.tiny()) for name in ("a", "b")
     )
-    for name in FILES - {"metrics.json"}:
+    # What was timed differs.
+    for name in FILES - {"metrics.json", "ranker_precision.json"}:
         same = Release.open(first).manifest.files[name].sha256
         assert same == Release.open(second).manifest.files[name].sha256, name
 
@@ -260,7 +262,15 @@ def test_config_files_and_arguments_come_together(tmp_path: Path) -> None:
 
 def test_the_report_names_every_table(tiny_release: Path) -> None:
     console = Console(record=True, width=120, file=io.StringIO())
-    print_metrics(console, json.loads((tiny_release / "metrics.json").read_text()))
+    metrics = json.loads((tiny_release / "metrics.json").read_text())
+    print_metrics(console, metrics, precision=read_precision(tiny_release))
     text = console.export_text()
-    for words in ("NDCG@10", "popularity", "Recall@500", "Where the right item was lost"):
+    for words in (
+        "NDCG@10",
+        "popularity",
+        "Recall@500",
+        "Where the right item was lost",
+        "Precisions of the ranker",
+        "bf16",
+    ):
         assert words in text

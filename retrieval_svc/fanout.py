@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from corerec.errors import CoreRecError, InvalidArgument
 from corerec.retrieval.front import Front
 from corerec.serving.batching import Answer, Batcher
@@ -20,7 +18,6 @@ from corerec.stages import (
     RetrieveResult,
     SearchEntry,
     SearchResult,
-    UserContext,
 )
 from corerec.store.catalogue import ItemChange
 from retrieval_svc.config import RetrievalConfig
@@ -67,10 +64,7 @@ class Encoding:
         self._front.apply(changes)
 
     def warm(self) -> None:
-        history = np.arange(60, dtype=np.int64)
-        for size in (1, 8, 32):
-            users = [UserContext(user_id=f"{i}", items=history, times=history) for i in range(size)]
-            self.run([RetrieveEntry(user=user, k=500) for user in users])
+        self._front.warm()
 
 
 class _Fusing:

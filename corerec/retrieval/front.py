@@ -17,7 +17,7 @@ from corerec.live.snapshot import read_snapshot
 from corerec.release import Release
 from corerec.retrieval.check import check_history, check_where
 from corerec.retrieval.fusion import Fusion, Totals, timings_of
-from corerec.retrieval.merge import merge
+from corerec.retrieval.merge import POPULAR, merge
 from corerec.retrieval.options import (
     HEADER,
     LISTS,
@@ -37,6 +37,7 @@ from corerec.stages import (
     SearchEntry,
     SearchResult,
     Source,
+    SourceList,
     UserContext,
 )
 from corerec.store.catalogue import ItemChange
@@ -205,6 +206,22 @@ class Front:
             found_by=found_by,
             position=min((result.position for result in there), default=0),
         )
+
+    def warm(self) -> None:
+        """Encode and fuse typical batches so that the first real one is as fast as any."""
+        history = np.arange(60, dtype=np.int64)
+        numbers = np.arange(500, dtype=np.int64)
+        scores = np.linspace(1, 0, 500, dtype=np.float32)
+        lists = tuple(
+            SourceList(kind=kind, numbers=numbers, scores=scores, totals=scores)
+            for kind in (*self._kinds, POPULAR)
+        )
+        for size in (1, 8, 32):
+            users = [UserContext(user_id=f"{i}", items=history, times=history) for i in range(size)]
+            entries = [RetrieveEntry(user=user, k=500) for user in users]
+            for entry, search in zip(entries, self.encode(entries).entries, strict=True):
+                if isinstance(search, SearchEntry):
+                    self.fuse(entry, search, [SearchResult(lists=lists)])
 
     def apply(self, changes: Sequence[ItemChange], encoded: EncodedItems | None = None) -> None:
         """Let changed items count in histories by their content, in the order of positions.

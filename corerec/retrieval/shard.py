@@ -204,7 +204,8 @@ class ShardCore:
                     own.kind: rng.normal(size=own.vectors.dim).astype(np.float32)
                     for own in self._search.vectors
                 }
-                entries.append(SearchEntry(queries=queries, k=500))
+                seen = np.arange(50, dtype=np.int64)
+                entries.append(SearchEntry(queries=queries, k=500, excluded=seen, history=seen))
             self.run(entries)
 
     def totals(

@@ -21,9 +21,9 @@ from corerec.live.numbers import LiveRows
 from corerec.live.snapshot import read_snapshot
 from corerec.ranking.check import check_user
 from corerec.ranking.files import load_ranker
-from corerec.ranking.folded import serving_form
+from corerec.ranking.folded import PlainRanker, serving_form
 from corerec.ranking.gate import choose_precision
-from corerec.ranking.instructions import instructions_of
+from corerec.ranking.instructions import instructions_of, suits
 from corerec.ranking.live import LiveItems
 from corerec.ranking.precision import Precision, Ranker
 from corerec.ranking.requests import requests_of
@@ -127,8 +127,13 @@ class RankingCore:
         """Return a core over the same tables in another precision, whether it is allowed or not.
 
         It is for comparing the two: changes of the catalogue reach only the core that takes them.
+        A machine without instructions for the precision computes it slowly, where serving would
+        take fp32: what is found here is said of machines that have them.
         """
-        ranker = serving_form(self._ranker.model, self._tables, precision)
+        if suits(precision, instructions_of(self.device)):
+            ranker = serving_form(self._ranker.model, self._tables, precision)
+        else:
+            ranker = PlainRanker(self._ranker.model, self._tables, precision)
         return RankingCore(self._release, ranker, *self._parts)
 
     @property

@@ -34,6 +34,11 @@ def suits(precision: Precision, instructions: Set[str]) -> bool:
 
 @cache
 def _of_cpu() -> frozenset[str]:
+    # numba, which a machine that ranks on a GPU need not have.
+    from corerec.ranking.tiles import has_amx
+
     told = Path("/proc/cpuinfo")
     words = told.read_text(encoding="utf-8").split() if told.exists() else []
-    return KNOWN & frozenset(words)
+    # The kernel may keep a CPU's tiles from a process.
+    denied = () if has_amx() else ("amx_bf16", "amx_int8")
+    return (KNOWN & frozenset(words)) - frozenset(denied)

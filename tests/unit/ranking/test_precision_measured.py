@@ -12,7 +12,9 @@ from ranking_world import ITEMS, World, write_release
 from test_ranking_core import candidates, make_entry, ok, scores_by_item
 
 from corerec.errors import ConfigError, FailedPrecondition
+from corerec.pipelines import precision as precision_module
 from corerec.pipelines.precision import PrecisionConfig, Ranked, compare, measure_precisions, rank
+from corerec.ranking import core as core_module
 from corerec.ranking.core import RankingCore
 from corerec.ranking.gate import FILE, PrecisionLimits, PrecisionReport
 from corerec.ranking.model import RankingModel
@@ -103,6 +105,16 @@ def test_a_model_that_bf16_ruins_is_refused_at_release_and_at_load(
     assert RankingCore.load(release, device="cpu").run([make_entry(3)])
     with pytest.raises(FailedPrecondition, match=r"got 'bf16': it is over: max score deviation"):
         RankingCore.load(release, device="cpu", precision="bf16")
+
+
+def test_a_machine_without_instructions_for_bf16_measures_it_all_the_same(
+    core: RankingCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_module, "instructions_of", lambda device: frozenset())
+    monkeypatch.setattr(precision_module, "instructions_of", lambda device: frozenset())
+    report = report_of(core)
+    assert 0 < report.measured["bf16"].max_score_deviation < 0.05
+    assert report.instructions == ()
 
 
 def test_the_limits_are_those_of_the_configuration(core: RankingCore) -> None:

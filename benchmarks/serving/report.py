@@ -28,13 +28,13 @@ def write_page(out: Path) -> Path:
     return out / "report.md"
 
 
-def fill(page: str, block: str) -> str:
+def fill(page: str, block: str, begin: str = BEGIN, end: str = END) -> str:
     """Return the page with what is between its markers replaced. Raises ValueError without them."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page must hold {BEGIN} and, after it, {END}")
-    return f"{head}{BEGIN}\n\n{block.strip()}\n\n{END}{tail}"
+    head, found, rest = page.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"the page must hold {begin} and, after it, {end}")
+    return f"{head}{begin}\n\n{block.strip()}\n\n{end}{tail}"
 
 
 def render(results: Mapping[str, Any], overload: Mapping[str, Any] | None = None) -> str:

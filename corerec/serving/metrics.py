@@ -16,13 +16,13 @@ from prometheus_client import (
     Counter,
     Gauge,
     GCCollector,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     start_http_server,
 )
 
 from corerec.serving.core_metrics import CoreCollector
+from corerec.serving.histogram import Histogram
 
 log = logging.getLogger(__name__)
 

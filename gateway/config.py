@@ -82,7 +82,10 @@ class GatewayConfig(ServerConfig):
     """How the budget is divided."""
     stages: StageAddresses = field(default_factory=StageAddresses)
     """Where the stages listen, without a cluster."""
-    stage_in_flight: Annotated[int, Field(ge=1, le=64)] = 1
-    """Stage RPCs under way per replica; entries that arrive meanwhile leave together."""
+    stage_in_flight: Annotated[int, Field(ge=1, le=64)] = 4
+    """Most stage RPCs under way per replica; entries that arrive meanwhile leave together. How many
+    there are is found by measuring at which number entries are answered soonest."""
     stage_batch: Annotated[int, Field(ge=1, le=256)] = 32
     """Most entries in one stage RPC."""
+    stage_batch_weight: Annotated[int, Field(ge=1, le=1 << 24)] = 16_384
+    """Most candidates in one RPC to ranking. A request with more goes alone."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 
 from corerec.errors import ConfigError
 from corerec.release import Release
 from corerec.serving.budget import Budget
-from corerec.serving.contracts import RANK, RERANK, RETRIEVE
+from corerec.serving.contracts import RANK, RERANK, RETRIEVE, StageContract
 from corerec.serving.endpoints import Endpoints, StaticEndpoints
 from corerec.serving.metrics import Metrics
 from corerec.serving.process import ServerProcess
@@ -38,8 +40,14 @@ from gateway.servicer import RecommenderServicer
 from gateway.view import ReleaseView
 from gateway.writes import CatalogueWrites
 
+log = logging.getLogger(__name__)
+
+E = TypeVar("E")
+R = TypeVar("R")
+
 SERVICE = "corerec.v1.RecommenderService"
 _CATCH_UP_SECONDS = 600.0
+_READY_SECONDS = 10.0
 
 Stages = tuple[
     Stage[RetrieveEntry, RetrieveResult],
@@ -54,13 +62,18 @@ def remote_stages(
     config: GatewayConfig, metrics: Metrics, endpoints: Callable[[str], Endpoints]
 ) -> Stages:
     """Return stages behind gRPC; `endpoints` gives the replicas of retrieval, ranking, rerank."""
-    rpcs, most = config.stage_in_flight, config.stage_batch
-    at = {name: endpoints(name) for name in ("retrieval", "ranking", "rerank")}
-    return (
-        RemoteStage(RETRIEVE, at["retrieval"], metrics, max_in_flight=rpcs, max_batch=most),
-        RemoteStage(RANK, at["ranking"], metrics, max_in_flight=rpcs, max_batch=most),
-        RemoteStage(RERANK, at["rerank"], metrics, max_in_flight=rpcs, max_batch=most),
-    )
+
+    def stage(contract: StageContract[E, R], name: str) -> RemoteStage[E, R]:
+        return RemoteStage(
+            contract,
+            endpoints(name),
+            metrics,
+            max_in_flight=config.stage_in_flight,
+            max_batch=config.stage_batch,
+            max_weight=config.stage_batch_weight,
+        )
+
+    return stage(RETRIEVE, "retrieval"), stage(RANK, "ranking"), stage(RERANK, "rerank")
 
 
 async def static_stages(config: GatewayConfig, metrics: Metrics) -> Stages:
@@ -104,7 +117,9 @@ def process(
         await profiles.catch_up(Budget(_CATCH_UP_SECONDS))
         profiles.follow()
         writes = CatalogueWrites(store, metrics, most=config.max_catalogue_writes)
-        retrieve, rank, rerank = await connect(config, metrics)
+        stages = await connect(config, metrics)
+        await _wait_for(stages)
+        retrieve, rank, rerank = stages
         funnel = Funnel(
             config,
             metrics,
@@ -143,6 +158,18 @@ def process(
     return ServerProcess(
         config, name="gateway", service=SERVICE, build=build, probe=probe, close=close
     )
+
+
+async def _wait_for(stages: Stages) -> None:
+    """Return when the first request will find connections that are up.
+
+    Without a stage the gateway serves what it can.
+    """
+    reached = await asyncio.gather(*(stage.ready(_READY_SECONDS) for stage in stages))
+    if not all(reached):
+        names = ("retrieval", "ranking", "rerank")
+        missing = [name for name, there in zip(names, reached, strict=True) if not there]
+        log.warning("serving without %s for now", ", ".join(missing))
 
 
 def _load(

@@ -35,7 +35,6 @@ Connect = Callable[[RetrievalConfig, Metrics], Awaitable[Shards]]
 """How a front reaches its shards."""
 
 _WAIT_SECONDS = 60.0
-_POLL_SECONDS = 0.05
 
 
 def load(config: RetrievalConfig, release: str) -> RetrievalCore:
@@ -59,6 +58,7 @@ def remote_shards(
             metrics,
             max_in_flight=config.shard_in_flight,
             max_batch=config.max_batch,
+            max_weight=config.max_batch_weight,
             hedge=Hedge(config.hedge_extra),
         )
         for shard in range(config.shards)
@@ -135,9 +135,6 @@ def _load_front(config: RetrievalConfig, release: str) -> Front:
 
 async def _wait_for(shards: Shards) -> None:
     """Return when every shard has a replica; a shard that stays away costs coverage, not all."""
-    due = asyncio.get_running_loop().time() + _WAIT_SECONDS
-    while missing := [i for i, shard in enumerate(shards) if not shard.is_up]:
-        if asyncio.get_running_loop().time() > due:
-            log.warning("serving without shards %s", missing)
-            return
-        await asyncio.sleep(_POLL_SECONDS)
+    reached = await asyncio.gather(*(shard.ready(_WAIT_SECONDS) for shard in shards))
+    if missing := [i for i, there in enumerate(reached) if not there]:
+        log.warning("serving without shards %s", missing)

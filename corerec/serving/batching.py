@@ -12,11 +12,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, NamedTuple, TypeVar
 
 from corerec.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from corerec.serving.budget import Budget
+from corerec.serving.core_thread import CoreThread
 from corerec.serving.metrics import Metrics
 from corerec.stages import StageCore
 
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 E = TypeVar("E")
 R = TypeVar("R")
 T = TypeVar("T")
+
+MAX_WEIGHT = 16_384
+"""Most weight in one batch by default: candidates, in ranking."""
 
 
 class Answer(NamedTuple, Generic[R]):
@@ -36,9 +39,16 @@ class Answer(NamedTuple, Generic[R]):
 
 class _Waiting(NamedTuple, Generic[E, R]):
     entry: E
+    weight: int
     budget: Budget
     arrived: float
     future: asyncio.Future[Answer[R]]
+
+
+class _Computed(NamedTuple, Generic[R]):
+    results: Sequence[R | Exception]
+    started: float
+    seconds: float
 
 
 class Batcher(Generic[E, R]):
@@ -47,6 +57,8 @@ class Batcher(Generic[E, R]):
     Args:
         max_queue: entries that may wait; one more is refused with ResourceExhausted.
         max_batch: entries computed together.
+        max_weight: weight computed together; an entry that is heavier is computed alone. A core
+            without `weight(entry) -> int` has entries of weight 1.
         observe: called, in the event loop, with every result.
     """
 
@@ -58,23 +70,29 @@ class Batcher(Generic[E, R]):
         metrics: Metrics,
         max_queue: int = 512,
         max_batch: int = 32,
+        max_weight: int = MAX_WEIGHT,
         observe: Callable[[R], None] | None = None,
     ) -> None:
         self.core = core
-        self._observe = observe
-        self._stage = stage
-        self._max_queue, self._max_batch = max_queue, max_batch
+        self._observe, self._stage = observe, stage
+        self._max_queue, self._max_batch, self._max_weight = max_queue, max_batch, max_weight
+        self._weigh: Callable[[E], int] = getattr(core, "weight", _one)
         self._queue: deque[_Waiting[E, R]] = deque()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"{stage}-core")
-        self._runner: asyncio.Task[None] | None = None
-        self._closed = False
-        self.in_flight = 0
-        """Entries that wait or are being computed."""
+        self._computing: list[_Waiting[E, R]] = []
+        self._thread = CoreThread(f"{stage}-core")
+        self._soon = False
+        self._closed: asyncio.Event | None = None
         self._queue_seconds = metrics.queue_seconds.labels(stage)
         self._compute_seconds = metrics.compute_seconds.labels(stage)
         self._batch_size = metrics.batch_size.labels(stage)
+        self._batch_weight = metrics.batch_weight.labels(stage)
         self._queue_length = metrics.queue_length.labels(stage)
         self._expired = metrics.expired.labels(stage)
+
+    @property
+    def in_flight(self) -> int:
+        """Entries that wait or are being computed."""
+        return len(self._queue) + len(self._computing)
 
     def submit(self, entry: E, budget: Budget) -> asyncio.Future[Answer[R]]:
         """Queue an entry; the future ends with its answer or a CoreRecError.
@@ -84,7 +102,7 @@ class Batcher(Generic[E, R]):
             ResourceExhausted: the queue is full.
             DeadlineExceeded: the budget has run out.
         """
-        if self._closed:
+        if self._closed is not None:
             raise Unavailable(f"{self._stage} is shutting down; ask another replica")
         self.core.check(entry)
         budget.check(f"{self._stage} was begun")
@@ -92,57 +110,66 @@ class Batcher(Generic[E, R]):
             raise ResourceExhausted(
                 f"the queue of {self._stage} holds at most {self._max_queue} entries and is full"
             )
-        future: asyncio.Future[Answer[R]] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(entry, budget, time.monotonic(), future))
-        self.in_flight += 1
-        future.add_done_callback(self._left)
-        if self._runner is None:
-            self._runner = asyncio.create_task(self._run(), name=f"{self._stage}-batches")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer[R]] = loop.create_future()
+        self._queue.append(_Waiting(entry, self._weigh(entry), budget, time.monotonic(), future))
+        if not self._computing and not self._soon:  # what else is submitted in this turn comes too
+            self._soon = True
+            loop.call_soon(self._begin)
         return future
 
     async def call(self, entry: E, budget: Budget) -> Answer[R]:
         """Return the entry's answer. Raises what `submit` and the core raise, DeadlineExceeded."""
+        future = self.submit(entry, budget)
+        late = f"{self._stage} did not answer within its share of the budget"
+        timer = budget.limit(future, late)
         try:
-            async with asyncio.timeout(budget.remaining):
-                return await self.submit(entry, budget)
-        except TimeoutError as error:
-            if isinstance(error, DeadlineExceeded):
-                raise
-            raise DeadlineExceeded(
-                f"{self._stage} did not answer within its share of the budget"
-            ) from None
-
-    def _left(self, _: asyncio.Future[Answer[R]]) -> None:
-        self.in_flight -= 1
-
-    async def _run(self) -> None:
-        """Compute batches until nothing waits. Restarted by the next submit."""
-        loop = asyncio.get_running_loop()
-        try:
-            while batch := self._take():
-                started = time.monotonic()
-                results = await self._compute(loop, [w.entry for w in batch])
-                self._measure(batch, started)
-                for waiting, result in zip(batch, results, strict=True):
-                    if isinstance(result, Exception):
-                        _fail(waiting.future, result)
-                        continue
-                    if self._observe is not None:
-                        self._observe(result)
-                    if not waiting.future.done():
-                        queued = int((started - waiting.arrived) * 1e6)
-                        waiting.future.set_result(Answer(result, queued))
+            return await future
         finally:
-            self._runner = None
-            if self._queue and not self._closed:
-                self._runner = asyncio.create_task(self._run(), name=f"{self._stage}-batches")
+            timer.cancel()
 
-    async def _compute(
-        self, loop: asyncio.AbstractEventLoop, entries: list[E]
-    ) -> Sequence[R | Exception]:
+    def _begin(self) -> None:
+        """Give the core its next batch, unless it has one."""
+        self._soon = False
+        if self._computing:
+            return
+        if batch := self._take():
+            self._computing = batch
+            self._thread.start(lambda: self._compute([w.entry for w in batch]), self._computed)
+        elif self._closed is not None:
+            self._closed.set()
+
+    def _take(self) -> list[_Waiting[E, R]]:
+        """Return the next entries that are still wanted and still in time."""
+        batch: list[_Waiting[E, R]] = []
+        room = self._max_weight
+        while self._queue and len(batch) < self._max_batch:
+            waiting = self._queue[0]
+            if waiting.future.done():  # its caller left
+                self._expired.inc()
+            elif waiting.budget.expired:
+                self._expired.inc()
+                late = f"the budget ran out in the queue of {self._stage}"
+                waiting.future.set_exception(DeadlineExceeded(late))
+            elif batch and waiting.weight > room:
+                break
+            else:
+                batch.append(waiting)
+                room -= waiting.weight
+            self._queue.popleft()
+        self._queue_length.set(len(self._queue))
+        return batch
+
+    def _compute(self, entries: list[E]) -> _Computed[R]:
+        """Run the core, on its thread."""
+        started = time.monotonic()
+        results = self._results(entries)
+        return _Computed(results, started, time.monotonic() - started)
+
+    def _results(self, entries: list[E]) -> Sequence[R | Exception]:
         """Run the core; when it breaks on a batch, run each entry alone to spare its neighbours."""
         try:
-            results = await loop.run_in_executor(self._executor, self.core.run, entries)
+            results = self.core.run(entries)
             if len(results) != len(entries):
                 raise RuntimeError(f"{len(results)} results for {len(entries)} entries")
             return results
@@ -151,38 +178,40 @@ class Batcher(Generic[E, R]):
             log.exception("%s failed on a batch", self._stage, extra={"request_ids": requests})
             if len(entries) == 1:
                 return [error]
-        return [result for entry in entries for result in await self._compute(loop, [entry])]
+        return [result for entry in entries for result in self._results([entry])]
 
-    def _take(self) -> list[_Waiting[E, R]]:
-        """Return the next entries that are still wanted and still in time."""
-        batch: list[_Waiting[E, R]] = []
-        while self._queue and len(batch) < self._max_batch:
-            waiting = self._queue.popleft()
-            if waiting.future.done():  # its caller left
-                self._expired.inc()
-            elif waiting.budget.expired:
-                self._expired.inc()
-                _fail(
-                    waiting.future,
-                    DeadlineExceeded(f"the budget ran out in the queue of {self._stage}"),
-                )
-            else:
-                batch.append(waiting)
-        self._queue_length.set(len(self._queue))
-        return batch
+    def _computed(self, computed: _Computed[R] | None, error: Exception | None) -> None:
+        """Take a batch's results, and let the core go on before they are handed out."""
+        batch, self._computing = self._computing, []
+        self._begin()
+        if computed is None:
+            results: Sequence[R | Exception] = [error or RuntimeError("no results")] * len(batch)
+            computed = _Computed(results, time.monotonic(), 0.0)
+        self._measure(batch, computed)
+        for waiting, result in zip(batch, computed.results, strict=True):
+            if isinstance(result, Exception):
+                if not waiting.future.done():
+                    waiting.future.set_exception(result)
+                continue
+            if self._observe is not None:
+                self._observe(result)
+            if not waiting.future.done():
+                queued = int((computed.started - waiting.arrived) * 1e6)
+                waiting.future.set_result(Answer(result, queued))
 
-    def _measure(self, batch: list[_Waiting[E, R]], started: float) -> None:
-        self._compute_seconds.observe(time.monotonic() - started)
+    def _measure(self, batch: list[_Waiting[E, R]], computed: _Computed[R]) -> None:
+        self._compute_seconds.observe(computed.seconds)
         self._batch_size.observe(len(batch))
+        self._batch_weight.observe(sum(waiting.weight for waiting in batch))
         for waiting in batch:
-            self._queue_seconds.observe(started - waiting.arrived)
+            self._queue_seconds.observe(computed.started - waiting.arrived)
 
     async def on_thread(self, work: Callable[[], T]) -> T:
         """Return what `work` returns, run on the core's thread between two batches.
 
         The core may be changed there: nothing else uses it meanwhile.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        return await self._thread.run(work)
 
     async def probe(self) -> None:
         """Return when the core's thread is free to answer; a hung core never does."""
@@ -190,12 +219,12 @@ class Batcher(Generic[E, R]):
 
     async def close(self) -> None:
         """Refuse new entries, finish those that wait, and end the thread."""
-        self._closed = True
-        while self._runner is not None:
-            await asyncio.shield(self._runner)
-        self._executor.shutdown(wait=True)
+        if self._closed is None:
+            self._closed = asyncio.Event()
+            self._begin()
+        await self._closed.wait()
+        self._thread.close()
 
 
-def _fail(future: asyncio.Future[Answer[R]], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+def _one(_: object) -> int:
+    return 1

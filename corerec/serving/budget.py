@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from typing import Any
 
 from corerec.errors import DeadlineExceeded
 
@@ -39,7 +41,20 @@ class Budget:
         """Return a budget of `fraction` of what is left after keeping back `reserve` seconds."""
         return Budget(max(0.0, (self.remaining - reserve) * fraction))
 
+    def limit(self, future: asyncio.Future[Any], late: str) -> asyncio.TimerHandle:
+        """End `future` with DeadlineExceeded(late) when the time is over before it.
+
+        Cancel what this returns once the future is done.
+        """
+        loop = asyncio.get_running_loop()
+        return loop.call_later(max(0.0, self.remaining), _end, future, late)
+
     def check(self, what: str) -> None:
         """Raise DeadlineExceeded, naming `what` could not be begun, when the time is over."""
         if self.expired:
             raise DeadlineExceeded(f"the budget ran out before {what}")
+
+
+def _end(future: asyncio.Future[Any], late: str) -> None:
+    if not future.done():
+        future.set_exception(DeadlineExceeded(late))

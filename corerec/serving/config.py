@@ -48,6 +48,9 @@ class StageConfig(ServerConfig):
     """Entries that may wait; one more gets RESOURCE_EXHAUSTED."""
     max_batch: Annotated[int, Field(ge=1, le=256)] = 32
     """Most entries that are computed together."""
+    max_batch_weight: Annotated[int, Field(ge=1, le=1 << 24)] = 16_384
+    """Most weight that is computed together: candidates, in ranking; elsewhere each entry weighs 1.
+    A heavier entry is computed alone."""
     store: str = ""
     """Store whose catalogue this replica follows: a SQLite file, or redis://host:port/number. Empty
     means that it serves the release's own items only; `corerec serve` fills in the gateway's."""

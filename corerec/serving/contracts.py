@@ -44,6 +44,8 @@ class StageContract(Generic[E, R]):
     entry_from_proto: Callable[[Any], E]
     result_to_proto: Callable[[R, Mapping[str, int]], Any]
     result_from_proto: Callable[[Any], R]
+    weight: Callable[[E], int] = lambda entry: 1
+    """How much of an RPC an entry takes."""
 
     @property
     def path(self) -> str:
@@ -86,6 +88,7 @@ RANK: StageContract[RankEntry, RankResult] = StageContract(
     entry_from_proto=ranking.rank_entry_from_proto,
     result_to_proto=ranking.rank_result_to_proto,
     result_from_proto=ranking.rank_result_from_proto,
+    weight=lambda entry: len(entry.candidates),
 )
 RERANK: StageContract[RerankEntry, RerankResult] = StageContract(
     stage="rerank",

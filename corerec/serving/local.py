@@ -98,6 +98,7 @@ async def _stage(
         metrics=metrics,
         max_queue=config.max_queue,
         max_batch=config.max_batch,
+        max_weight=config.max_batch_weight,
         observe=observe,
     )
     followed = replace(config, store=config.store or gateway.store)

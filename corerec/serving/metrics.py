@@ -31,6 +31,7 @@ _SECONDS = (
     0.5, 1.0, 2.0, 5.0,
 )  # fmt: skip
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+_WEIGHTS = (*_COUNTS, 8192, 16384, 32768)
 
 
 class Metrics:
@@ -75,6 +76,13 @@ class Metrics:
             buckets=_COUNTS,
             registry=registry,
         )
+        self.batch_weight = Histogram(
+            "corerec_batch_weight",
+            "Weight of one computed batch: candidates in ranking, entries elsewhere.",
+            ("stage",),
+            buckets=_WEIGHTS,
+            registry=registry,
+        )
         self.queue_length = Gauge(
             "corerec_queue_length", "Entries that wait now.", ("stage",), registry=registry
         )
@@ -110,6 +118,7 @@ class Metrics:
             ("stage", "outcome"),
             registry=registry,
         )
+        self._add_stage_calls(registry)
         self.replicas = Gauge(
             "corerec_stage_replicas",
             "Replicas of a stage that this gateway knows, by state.",
@@ -126,6 +135,45 @@ class Metrics:
         registry.register(self.cores)
         self._add_catalogue(registry)
         self._add_retrieval(registry)
+
+    def _add_stage_calls(self, registry: CollectorRegistry) -> None:
+        self.stage_rpc_seconds = Histogram(
+            "corerec_stage_rpc_seconds",
+            "Time of one stage RPC, as its caller saw it.",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.stage_rpc_entries = Histogram(
+            "corerec_stage_rpc_entries",
+            "Entries in one stage RPC.",
+            ("stage",),
+            buckets=_COUNTS,
+            registry=registry,
+        )
+        self.stage_rpc_weight = Histogram(
+            "corerec_stage_rpc_weight",
+            "Weight of one stage RPC: candidates for ranking, entries elsewhere.",
+            ("stage",),
+            buckets=_WEIGHTS,
+            registry=registry,
+        )
+        self.stage_wait_seconds = Histogram(
+            "corerec_stage_wait_seconds",
+            "Time that the first entry of a stage RPC waited for it to be sent.",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.stage_rpcs = Gauge(
+            "corerec_stage_rpcs", "Stage RPCs under way now.", ("stage",), registry=registry
+        )
+        self.stage_depth = Gauge(
+            "corerec_stage_depth",
+            "Stage RPCs that may be under way per replica now.",
+            ("stage",),
+            registry=registry,
+        )
 
     def _add_catalogue(self, registry: CollectorRegistry) -> None:
         self.catalogue_position = Gauge(

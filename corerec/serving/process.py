@@ -141,6 +141,7 @@ def stage_process(
             metrics,
             max_queue=config.max_queue,
             max_batch=config.max_batch,
+            max_weight=config.max_batch_weight,
             observe=observe(core, metrics),
         )
         await asyncio.to_thread(core.warm)

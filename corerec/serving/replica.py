@@ -31,26 +31,43 @@ _OPTIONS = (
 
 
 class Replica:
-    """One address. A replica that fails is left alone until its health check says SERVING."""
+    """One address. A replica that fails is left alone until its health check says SERVING.
+
+    The first health check is made at once: it opens the connection that RPCs will use.
+
+    Args:
+        up: called when a replica that was down can be asked again.
+        trusted: it may be asked before that first health check has been answered.
+    """
 
     def __init__(
-        self, address: str, *, path: str, service: str, response: Any, up: Callable[[], None]
+        self,
+        address: str,
+        *,
+        path: str,
+        service: str,
+        response: Any,
+        up: Callable[[], None],
+        trusted: bool = True,
     ) -> None:
         self.address = address
         self.in_flight = 0
         """Stage RPCs now under way."""
         self.sent = 0
         """Stage RPCs sent so far."""
-        self.up = True
+        self.up = trusted
+        self.greeted = False
+        """Whether it has said SERVING since this channel was made."""
         self.pace = Pace()
         self._service, self._came_up = service, up
         self._timeouts = 0
-        self._probe: asyncio.Task[None] | None = None
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self.call = self._channel.unary_unary(
             path, request_serializer=_serialize, response_deserializer=response.FromString
         )
         self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._probe: asyncio.Task[None] | None = None
+        self._probe_until_up(0.0)
 
     @property
     def load(self) -> tuple[int, int]:
@@ -72,21 +89,30 @@ class Replica:
         if self.up:
             self.up = False
             log.warning("replica down", extra={"address": self.address, "why": why})
-            self._probe = asyncio.create_task(self._wait_until_up(), name=f"probe-{self.address}")
+            self._probe_until_up(_PROBE_EVERY_SECONDS)
 
-    async def _wait_until_up(self) -> None:
+    def _probe_until_up(self, after: float) -> None:
+        if self._probe is not None:
+            self._probe.cancel()
+        probe = self._wait_until_up(after)
+        self._probe = asyncio.create_task(probe, name=f"probe-{self.address}")
+
+    async def _wait_until_up(self, after: float) -> None:
         request = health_pb2.HealthCheckRequest(service=self._service)
         while True:
-            await asyncio.sleep(_PROBE_EVERY_SECONDS)
+            await asyncio.sleep(after)
+            after = _PROBE_EVERY_SECONDS
             try:
                 answer = await self._health.Check(request, timeout=_PROBE_TIMEOUT_SECONDS)
             except grpc.aio.AioRpcError:
                 continue
             if answer.status == health_pb2.HealthCheckResponse.SERVING:
                 break
-        self.up, self._timeouts, self._probe = True, 0, None
-        log.info("replica up", extra={"address": self.address})
-        self._came_up()
+        self.greeted, self._probe = True, None
+        if not self.up:
+            self.up, self._timeouts = True, 0
+            log.info("replica up", extra={"address": self.address})
+            self._came_up()
 
     async def close(self, grace: float | None = None) -> None:
         """Close the channel after RPCs in flight end, at most `grace` seconds."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 from corerec.serving.contracts import StageContract
+from corerec.serving.depth import Depth
 from corerec.serving.endpoints import Addresses, Endpoints
 from corerec.serving.hedge import Trial
 from corerec.serving.metrics import Metrics
 from corerec.serving.replica import Replica
+
+_POLL_SECONDS = 0.01
 
 
 class ReplicaSet:
     """Follows the endpoints of a stage, a channel each. Belongs to the event loop.
 
     Args:
-        max_in_flight: RPCs under way per replica.
+        depth: how many RPCs may be under way per replica.
         avoid_slow: leave a replica alone that is much slower than the best, but for a trial.
         changed: called when there may be room for another RPC.
     """
@@ -26,12 +30,12 @@ class ReplicaSet:
         self,
         contract: StageContract[Any, Any],
         metrics: Metrics,
-        max_in_flight: int,
+        depth: Depth,
         *,
         avoid_slow: bool,
         changed: Callable[[], None],
     ) -> None:
-        self._contract, self._metrics, self._max_in_flight = contract, metrics, max_in_flight
+        self._contract, self._metrics, self._depth = contract, metrics, depth
         self._avoid_slow, self._changed, self._trial = avoid_slow, changed, Trial()
         self._replicas: dict[str, Replica] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -52,20 +56,40 @@ class ReplicaSet:
         """Whether there is more than one."""
         return len(self._replicas) > 1
 
+    @property
+    def idle(self) -> int:
+        """How many can be asked and have nothing to do; at least 1."""
+        return max(1, sum(r.up and not r.in_flight for r in self._replicas.values()))
+
     def _set_addresses(self, addresses: Addresses) -> None:
+        others = any(r.up for address, r in self._replicas.items() if address in addresses)
         for address in addresses - self._replicas.keys():
             self._replicas[address] = Replica(
                 address,
                 path=self._contract.path,
                 service=self._contract.service,
                 response=self._contract.response,
-                up=self._changed,
+                up=self._came_up,
+                trusted=not others,  # when others can be asked, it can wait for its connection
             )
         for address in self._replicas.keys() - addresses:
             gone = self._replicas.pop(address)
             self._close_later(gone)  # what is in flight there may still end
         self.count()
         self._changed()
+
+    def _came_up(self) -> None:
+        self.count()
+        self._changed()
+
+    async def greeted(self, seconds: float) -> bool:
+        """Return whether there are replicas and all have said SERVING within so many seconds."""
+        due = time.monotonic() + seconds
+        while not (self._replicas and all(r.greeted for r in self._replicas.values())):
+            if time.monotonic() > due:
+                return False
+            await asyncio.sleep(_POLL_SECONDS)
+        return True
 
     def count(self) -> None:
         """Tell the metrics how many are up."""
@@ -83,7 +107,7 @@ class ReplicaSet:
         """Return the least busy replica that has room for an RPC."""
         best: Replica | None = None
         for replica in self._usable():
-            free = replica.in_flight < self._max_in_flight
+            free = replica.in_flight < self._depth.value
             if free and (best is None or replica.load < best.load):
                 best = replica
         return best

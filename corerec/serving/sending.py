@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
-from corerec.errors import CoreRecError
+from corerec.errors import CoreRecError, DeadlineExceeded
 from corerec.serving.budget import Budget
+from corerec.serving.replica import Replica
 
 E = TypeVar("E")
 R = TypeVar("R")
@@ -16,11 +18,30 @@ R = TypeVar("R")
 class Waiting(Generic[E, R]):
     """An entry that waits for its result."""
 
-    __slots__ = ("budget", "entry", "future", "retried")
+    __slots__ = ("arrived", "attempts", "budget", "entry", "future", "retried", "weight")
 
-    def __init__(self, entry: E, budget: Budget) -> None:
-        self.entry, self.budget, self.retried = entry, budget, False
+    def __init__(self, entry: E, weight: int, budget: Budget) -> None:
+        self.entry, self.weight, self.budget, self.retried = entry, weight, budget, False
+        self.arrived = time.monotonic()
         self.future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self.attempts: list[Attempt[E, R]] = []
+        """RPCs under way that carry it."""
+
+    async def result(self, late: str) -> R:
+        """Return the entry's result. An RPC that nobody waits for any more is cancelled.
+
+        Raises:
+            CoreRecError: the status that the entry ended with; DeadlineExceeded(late).
+        """
+        timer = self.budget.limit(self.future, late)
+        try:
+            return await self.future
+        except (DeadlineExceeded, asyncio.CancelledError):
+            for attempt in self.attempts:
+                attempt.one_left()
+            raise
+        finally:
+            timer.cancel()
 
 
 class Sent(Generic[E, R]):
@@ -29,9 +50,44 @@ class Sent(Generic[E, R]):
     __slots__ = ("answered", "batch", "open", "release", "timer")
 
     def __init__(self, release: str, batch: list[Waiting[E, R]]) -> None:
-        self.release, self.batch, self.open, self.answered = release, batch, 1, False
+        self.release, self.batch, self.open, self.answered = release, batch, 0, False
         self.timer: asyncio.TimerHandle | None = None
         """When to look whether the batch is late."""
+
+
+class Attempt(Generic[E, R]):
+    """One RPC with those entries of a batch that still wait."""
+
+    __slots__ = ("abandoned", "batch", "call", "replica", "second", "sent", "started", "wanted")
+
+    def __init__(
+        self, sent: Sent[E, R], batch: list[Waiting[E, R]], replica: Replica, *, second: bool
+    ) -> None:
+        self.sent, self.batch, self.replica, self.second = sent, batch, replica, second
+        self.started = time.monotonic()
+        self.call: Any = None
+        self.wanted, self.abandoned = len(batch), False
+        sent.open += 1
+        replica.in_flight += 1
+        replica.sent += 1
+        for waiting in batch:
+            waiting.attempts.append(self)
+
+    def one_left(self) -> None:
+        """Note that the caller of one entry is gone; without any, cancel the RPC."""
+        self.wanted -= 1
+        if not self.wanted and self.call is not None:
+            self.abandoned = True
+            self.call.cancel()
+
+    def end(self) -> None:
+        """Let everything go, also of each other: the collector has nothing to find."""
+        self.sent.open -= 1
+        self.replica.in_flight -= 1
+        for waiting in self.batch:
+            waiting.attempts.remove(self)
+        if not self.second and self.sent.timer is not None:
+            self.sent.timer.cancel()
 
 
 def fail(batch: Iterable[Waiting[Any, Any]], error: CoreRecError) -> None:
@@ -39,21 +95,3 @@ def fail(batch: Iterable[Waiting[Any, Any]], error: CoreRecError) -> None:
     for waiting in batch:
         if not waiting.future.done():
             waiting.future.set_exception(error)
-
-
-def cancel_when_all_left(batch: list[Waiting[Any, Any]], call: Any) -> list[bool]:
-    """Cancel the RPC once every caller of its entries is gone; the list then holds True."""
-    remaining = len(batch)
-    gone: list[bool] = []
-
-    def left(future: asyncio.Future[Any]) -> None:
-        nonlocal remaining
-        if future.cancelled():
-            remaining -= 1
-            if not remaining:
-                gone.append(True)
-                call.cancel()
-
-    for waiting in batch:
-        waiting.future.add_done_callback(left)
-    return gone

@@ -26,6 +26,10 @@ class Stage(Protocol[E_contra, R_co]):
         """
         ...
 
+    async def ready(self, seconds: float) -> bool:
+        """Return whether the stage can be asked at full speed, within so many seconds."""
+        ...
+
     async def close(self) -> None:
         """Let go of connections and threads."""
         ...
@@ -46,6 +50,10 @@ class LocalStage(Generic[E, R]):
             )
         answer: Answer[R] = await self._batcher.call(entry, budget)
         return with_queue(answer.result, answer.queue_micros)
+
+    async def ready(self, seconds: float) -> bool:
+        """Return True: a core is warmed before it is given to a batcher."""
+        return True
 
     async def close(self) -> None:
         """Finish what waits."""

@@ -1,8 +1,8 @@
 """A stage on other machines or processes: coalesces entries into batch RPCs over its replicas.
 
-At most `max_in_flight` RPCs are under way per replica; entries that arrive meanwhile wait and leave
-together with the next one. When the system is idle nothing waits. An entry that a replica failed to
-answer is tried once more on another, within a retry budget; nothing else in the cluster retries.
+A few RPCs at most are under way per replica; entries that arrive meanwhile wait and leave together
+with the next one. When the system is idle nothing waits. An entry that a replica failed to answer
+is tried once more on another, within a retry budget; nothing else in the cluster retries.
 """
 
 from __future__ import annotations
@@ -14,20 +14,18 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from corerec.errors import (
-    DeadlineExceeded,
-    InvalidArgument,
-    ResourceExhausted,
-    Unavailable,
-)
+from corerec.errors import InvalidArgument, ResourceExhausted, Unavailable
+from corerec.serving.batching import MAX_WEIGHT
 from corerec.serving.budget import Budget
 from corerec.serving.contracts import StageContract
+from corerec.serving.depth import Depth
 from corerec.serving.endpoints import Endpoints
 from corerec.serving.hedge import Hedge
 from corerec.serving.metrics import Metrics
 from corerec.serving.replica import Replica
 from corerec.serving.replicas import ReplicaSet
-from corerec.serving.sending import Sent, Waiting, cancel_when_all_left, fail
+from corerec.serving.sending import Attempt, Sent, Waiting, fail
+from corerec.serving.stage_metrics import StageMetrics
 from corerec.serving.status import Internal, error_of, error_of_call
 
 E = TypeVar("E")
@@ -42,8 +40,9 @@ class RemoteStage(Generic[E, R]):
     """A stage behind gRPC. Belongs to the event loop that it is made in.
 
     Args:
-        max_in_flight: RPCs under way per replica.
+        max_in_flight: most RPCs under way per replica; how many there are, see `Depth`.
         max_batch: entries in one RPC.
+        max_weight: weight in one RPC, as the contract weighs; a heavier entry goes alone.
         max_queue: entries that may wait; one more gets ResourceExhausted.
         hedge: when to ask a second replica; None never does.
     """
@@ -56,18 +55,21 @@ class RemoteStage(Generic[E, R]):
         *,
         max_in_flight: int = 1,
         max_batch: int = 32,
+        max_weight: int = MAX_WEIGHT,
         max_queue: int = 2048,
         hedge: Hedge | None = None,
     ) -> None:
-        self._hedge = hedge
-        self._contract, self._metrics = contract, metrics
-        self._max_batch, self._max_queue = max_batch, max_queue
+        self._contract, self._hedge = contract, hedge
+        self._max_batch, self._max_weight, self._max_queue = max_batch, max_weight, max_queue
+        self._late = f"{contract.stage} did not answer within its share of the budget"
         self._queues: dict[str, deque[Waiting[E, R]]] = {}  # by release: one RPC has one
         self._tasks: set[asyncio.Task[None]] = set()
         self._retry_tokens = _RETRY_RESERVE
         self._pumping = False
+        self._depth = Depth(max_in_flight)
+        self._metrics = StageMetrics(metrics, contract.stage, self._depth)
         self._replicas = ReplicaSet(
-            contract, metrics, max_in_flight, avoid_slow=hedge is not None, changed=self._pump
+            contract, metrics, self._depth, avoid_slow=hedge is not None, changed=self._pump
         )
         self._replicas.follow(endpoints)
 
@@ -82,18 +84,10 @@ class RemoteStage(Generic[E, R]):
                 f"at most {self._max_queue} entries may wait for {self._contract.stage}"
             )
         self._retry_tokens = min(_RETRY_RESERVE, self._retry_tokens + _RETRY_SHARE)
-        waiting: Waiting[E, R] = Waiting(entry, budget)
+        waiting: Waiting[E, R] = Waiting(entry, self._contract.weight(entry), budget)
         queue.append(waiting)
         self._pump_soon()
-        try:
-            async with asyncio.timeout(budget.remaining):
-                return await waiting.future
-        except TimeoutError as error:
-            if isinstance(error, DeadlineExceeded):  # the stage's own
-                raise
-            raise DeadlineExceeded(
-                f"{self._contract.stage} did not answer within its share of the budget"
-            ) from None
+        return await waiting.result(self._late)
 
     def _pump_soon(self) -> None:
         """Pump once everything that is ready to run now has run.
@@ -106,35 +100,34 @@ class RemoteStage(Generic[E, R]):
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
-        """Send what waits to replicas that have room, least busy first."""
+        """Send what waits to replicas that have room, least busy first, idle ones alike."""
         self._pumping = False
         for release, queue in self._queues.items():
             while queue and (replica := self._replicas.pick()) is not None:
-                if batch := self._take(queue):
-                    replica.in_flight += 1
-                    replica.sent += 1
-                    self._spawn(self._send(release, batch, replica))
+                share = -(-len(queue) // self._replicas.idle)  # rounded up
+                if batch := self._take(queue, min(self._max_batch, share)):
+                    self._send(Sent(release, batch), replica)
 
-    def _take(self, queue: deque[Waiting[E, R]]) -> list[Waiting[E, R]]:
+    def _take(self, queue: deque[Waiting[E, R]], most: int) -> list[Waiting[E, R]]:
         batch: list[Waiting[E, R]] = []
-        while queue and len(batch) < self._max_batch:
-            waiting = queue.popleft()
+        room = self._max_weight
+        while queue and len(batch) < most:
+            waiting = queue[0]
             if not waiting.future.done() and not waiting.budget.expired:
+                if batch and waiting.weight > room:
+                    break
+                room -= waiting.weight
                 batch.append(waiting)
+            queue.popleft()
         return batch
 
-    async def _send(self, release: str, batch: list[Waiting[E, R]], replica: Replica) -> None:
+    def _send(self, sent: Sent[E, R], replica: Replica) -> None:
         """Send a batch; when it is late and another replica is there, send it there too."""
-        sent = Sent(release, batch)
         if self._hedge is not None:
             self._hedge.earn()
             if self._replicas.several:
                 self._look_later(sent, replica)
-        try:
-            await self._attempt(sent, batch, replica)
-        finally:
-            if sent.timer is not None:
-                sent.timer.cancel()
+        self._ask(Attempt(sent, sent.batch, replica, second=False))
 
     def _look_later(self, sent: Sent[E, R], first: Replica) -> None:
         assert self._hedge is not None
@@ -149,66 +142,70 @@ class RemoteStage(Generic[E, R]):
         other = self._replicas.other_than(first)
         assert self._hedge is not None
         if other is not None and self._hedge.spend():
-            other.in_flight += 1
-            other.sent += 1
-            sent.open += 1
-            self._spawn(self._attempt(sent, batch, other, second=True))
+            self._ask(Attempt(sent, batch, other, second=True))
         else:  # nobody to ask, or nothing left to ask with; what hangs still hangs a little later
             self._look_later(sent, first)
 
-    async def _attempt(
-        self,
-        sent: Sent[E, R],
-        batch: list[Waiting[E, R]],
-        replica: Replica,
-        *,
-        second: bool = False,
-    ) -> None:
-        contract, started = self._contract, time.monotonic()
-        request = contract.request(
-            release=sent.release,
-            entries=[contract.entry_to_proto(w.entry, w.budget.micros) for w in batch],
-        )
-        timeout = max(w.budget.remaining for w in batch) + _SLACK_SECONDS
-        call = replica.call(request, timeout=timeout)
-        left = cancel_when_all_left(batch, call)
+    def _ask(self, attempt: Attempt[E, R]) -> None:
+        """Send the RPC, now, and take its answer in a task."""
+        contract, batch = self._contract, attempt.batch
+        self._metrics.sent(attempt)
         try:
-            response = await call
-            replica.succeeded()
-            self._attempted("OK")
-            self._measure(sent, replica, time.monotonic() - started, second)
-            self._deliver(batch, response)
-        except grpc.aio.AioRpcError as error:
-            self._attempted(error.code().name)
-            self._failed(sent, batch, replica, error)
-        except asyncio.CancelledError:
-            self._attempted("CANCELLED")
-            if not left:  # this task itself was cancelled
-                raise
-            if all(w.budget.expired for w in batch):  # nobody left: the replica was too slow
-                replica.timed_out()
+            request = contract.request(
+                release=attempt.sent.release,
+                entries=[contract.entry_to_proto(w.entry, w.budget.micros) for w in batch],
+            )
+            timeout = max(w.budget.remaining for w in batch) + _SLACK_SECONDS
+            attempt.call = attempt.replica.call(request, timeout=timeout)
         except Exception as error:
-            self._attempted("INTERNAL")
-            if sent.open == 1:
-                fail(batch, Internal(f"{contract.stage} answered something invalid: {error}"))
-        finally:
-            sent.open -= 1
-            replica.in_flight -= 1
-            self._pump_soon()
+            self._end(attempt, "INTERNAL")
+            if not attempt.sent.open:
+                fail(batch, Internal(f"{contract.stage} could not be asked: {error}"))
+            return
+        task = asyncio.create_task(self._answered(attempt))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    def _measure(self, sent: Sent[E, R], replica: Replica, seconds: float, second: bool) -> None:
+    async def _answered(self, attempt: Attempt[E, R]) -> None:
+        outcome = "OK"
+        try:
+            response = await attempt.call
+            attempt.replica.succeeded()
+            self._measure(attempt)
+            self._deliver(attempt.batch, response)
+        except grpc.aio.AioRpcError as error:
+            outcome = error.code().name
+            self._failed(attempt, error)
+        except asyncio.CancelledError:
+            outcome = "CANCELLED"
+            if not attempt.abandoned:  # this task itself was cancelled
+                raise
+            if all(w.budget.expired for w in attempt.batch):  # it was too slow for all of them
+                attempt.replica.timed_out()
+        except Exception as error:
+            outcome = "INTERNAL"
+            if attempt.sent.open == 1:
+                text = f"{self._contract.stage} answered something invalid: {error}"
+                fail(attempt.batch, Internal(text))
+        finally:
+            self._end(attempt, outcome)
+
+    def _end(self, attempt: Attempt[E, R], outcome: str) -> None:
+        self._metrics.ended(attempt, outcome, time.monotonic())
+        attempt.end()
+        self._pump_soon()
+
+    def _measure(self, attempt: Attempt[E, R]) -> None:
+        now, batch, sent = time.monotonic(), attempt.batch, attempt.sent
+        self._depth.record(sum(now - waiting.arrived for waiting in batch), len(batch))
         if self._hedge is None:
             return
-        replica.pace.record(seconds)
+        attempt.replica.pace.record(now - attempt.started)
         if not sent.answered:
             sent.answered = True
-            self._hedge.record(seconds)
-            if second or sent.open > 1:
-                winner = "second" if second else "first"
-                self._metrics.hedges.labels(self._contract.stage, winner).inc()
-
-    def _attempted(self, outcome: str) -> None:
-        self._metrics.stage_attempts.labels(self._contract.stage, outcome).inc()
+            self._hedge.record(now - attempt.started)
+            if attempt.second or sent.open > 1:
+                self._metrics.hedged("second" if attempt.second else "first")
 
     def _deliver(self, batch: list[Waiting[E, R]], response: Any) -> None:
         """Give each entry its result; anything that does not fit is the stage's fault, not ours."""
@@ -228,14 +225,9 @@ class RemoteStage(Generic[E, R]):
                     Internal(f"{self._contract.stage} answered something invalid: {error}")
                 )
 
-    def _failed(
-        self,
-        sent: Sent[E, R],
-        batch: list[Waiting[E, R]],
-        replica: Replica,
-        error: grpc.aio.AioRpcError,
-    ) -> None:
+    def _failed(self, attempt: Attempt[E, R], error: grpc.aio.AioRpcError) -> None:
         """Handle an RPC that failed as a whole: retry what may be retried, fail the rest."""
+        sent, batch, replica = attempt.sent, attempt.batch, attempt.replica
         code, failure = error.code(), error_of_call(error)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             replica.timed_out()
@@ -265,15 +257,17 @@ class RemoteStage(Generic[E, R]):
                 self._queues[release].appendleft(waiting)
         return refused
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     @property
     def is_up(self) -> bool:
         """Whether a replica can be asked."""
         return self._replicas.any_up
+
+    async def ready(self, seconds: float) -> bool:
+        """Return whether every replica known answered on its channel within so many seconds.
+
+        The first entries then find connections that are up.
+        """
+        return await self._replicas.greeted(seconds)
 
     async def close(self) -> None:
         """Stop following replicas and close every channel."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
@@ -14,7 +14,7 @@ from corerec.errors import (
     FailedPrecondition,
     InvalidArgument,
 )
-from corerec.serving.batching import Answer, Batcher
+from corerec.serving.batching import MAX_WEIGHT, Answer, Batcher
 from corerec.serving.budget import Budget
 from corerec.serving.contracts import MAX_ENTRIES, StageContract
 from corerec.serving.metrics import Metrics
@@ -58,11 +58,13 @@ class StageHost(Generic[E, R]):
         *,
         max_queue: int,
         max_batch: int,
+        max_weight: int = MAX_WEIGHT,
         observe: Callable[[R], None] | None = None,
     ) -> None:
         self.contract = contract
         self._metrics = metrics
-        self._max_queue, self._max_batch, self._observe = max_queue, max_batch, observe
+        self._max_queue, self._max_batch, self._max_weight = max_queue, max_batch, max_weight
+        self._observe = observe
         self._batchers: dict[str, Runner[E, R]] = {}
 
     def add(self, core: StageCore[E, R]) -> Batcher[E, R]:
@@ -73,6 +75,7 @@ class StageHost(Generic[E, R]):
             metrics=self._metrics,
             max_queue=self._max_queue,
             max_batch=self._max_batch,
+            max_weight=self._max_weight,
             observe=self._observe,
         )
         self.hold(core.release, batcher)
@@ -117,9 +120,7 @@ class StageHost(Generic[E, R]):
         batcher = self.batcher(request.release)
         remaining = context.time_remaining()
         outcomes = [self._submit(batcher, entry, remaining) for entry in request.entries]
-        waiting = [o for o in outcomes if isinstance(o, asyncio.Future)]
-        # When the caller leaves, gather cancels what still waits, and the batcher drops it.
-        await asyncio.gather(*waiting, return_exceptions=True)
+        await _all_done(outcomes)
         return self.contract.response(results=[self._result(o) for o in outcomes])
 
     def _submit(
@@ -153,3 +154,22 @@ class StageHost(Generic[E, R]):
     async def close(self) -> None:
         """Finish what waits and let every core go."""
         await asyncio.gather(*(b.close() for b in self._batchers.values()))
+
+
+async def _all_done(outcomes: Sequence[asyncio.Future[Any] | CoreRecError]) -> None:
+    """Return when every future is done; cancel them when the caller leaves.
+
+    One after the other, as a batch's futures end together: `gather` would cost as much as the rest
+    of a small call.
+    """
+    waiting = [outcome for outcome in outcomes if isinstance(outcome, asyncio.Future)]
+    try:
+        for future in waiting:
+            try:
+                await future
+            except Exception:  # each entry has its own status, read afterwards
+                continue
+    except asyncio.CancelledError:
+        for future in waiting:
+            future.cancel()
+        raise

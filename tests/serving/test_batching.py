@@ -54,6 +54,72 @@ async def test_entries_that_wait_leave_together() -> None:
     await stage.close()
 
 
+class Weighed(FakeRank):
+    """A core whose entries weigh what they ask for."""
+
+    def weight(self, given: RankEntry) -> int:
+        return given.k
+
+
+async def test_a_batch_is_bounded_by_weight_and_what_is_too_heavy_goes_alone() -> None:
+    faults, metrics = Faults(hold=threading.Event()), Metrics()
+    stage = Batcher(Weighed(faults), stage="rank", metrics=metrics, max_batch=4, max_weight=100)
+    waiting = [stage.submit(entry("first"), Budget(5.0))]
+    await until(lambda: faults.batches)
+    weights = [60, 40, 1, 500, 30, 30, 30, 10, 1]
+    waiting += [stage.submit(entry(f"{k}", k), Budget(5.0)) for k in weights]
+    faults.hold.set()
+    await asyncio.gather(*waiting)
+    assert faults.batches[1:] == [
+        ["60", "40"],
+        ["1"],  # 500 does not fit beside it, and nothing overtakes
+        ["500"],
+        ["30", "30", "30", "10"],
+        ["1"],
+    ]
+    total = metrics.registry.get_sample_value("corerec_batch_weight_sum", {"stage": "rank"})
+    assert total == 3 + sum(weights)
+    await stage.close()
+
+
+async def test_what_is_submitted_in_one_turn_of_the_loop_is_one_batch() -> None:
+    faults = Faults()
+    stage = batcher(faults)
+    await asyncio.gather(*(stage.submit(entry(f"e{i}"), Budget(5.0)) for i in range(5)))
+    assert [len(batch) for batch in faults.batches] == [5]
+    await stage.close()
+
+
+async def test_the_core_goes_on_while_results_are_handed_out_and_one_thread_does_it_all() -> None:
+    threads = set()
+
+    class Named(FakeRank):
+        def answer(self, given: RankEntry):
+            threads.add(threading.current_thread().name)
+            return super().answer(given)
+
+    faults = Faults()
+    stage = Batcher(Named(faults), stage="rank", metrics=Metrics(), max_batch=2)
+    await asyncio.gather(*(stage.call(entry(f"e{i}"), Budget(5.0)) for i in range(9)))
+    await stage.on_thread(lambda: threads.add(threading.current_thread().name))
+    assert threads == {"rank-core"}
+    assert sum(faults.batches, []) == [f"e{i}" for i in range(9)]
+    await stage.close()
+    assert "rank-core" not in {thread.name for thread in threading.enumerate()}
+
+
+async def test_work_on_the_thread_returns_raises_and_may_be_left() -> None:
+    stage = batcher(Faults())
+    assert await stage.on_thread(lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        await stage.on_thread(lambda: 1 // 0)
+    left = asyncio.ensure_future(stage.on_thread(lambda: time.sleep(0.05)))
+    await asyncio.sleep(0.01)
+    left.cancel()
+    assert await stage.on_thread(lambda: 8) == 8
+    await stage.close()
+
+
 async def test_a_full_queue_refuses_at_once_and_the_rest_finish() -> None:
     faults = Faults(hold=threading.Event())
     stage = batcher(faults, max_queue=20, max_batch=4)

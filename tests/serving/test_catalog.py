@@ -440,9 +440,7 @@ async def test_no_item_that_meets_a_condition_is_an_empty_list_and_no_fault(
 
 async def test_a_pinned_item_that_meets_no_condition_stays_out(cluster, channel) -> None:
     def pin(result: RerankResult) -> RerankResult:
-        from dataclasses import replace
-
-        pinned = [replace(result.items[0], number=n, source=Source.PINNED) for n in (10, 11)]
+        pinned = [result.items[0]._replace(number=n, source=Source.PINNED) for n in (10, 11)]
         return RerankResult(items=[*pinned, *result.items[2:]])
 
     cluster.faults["rerank"].mangle = pin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -52,7 +53,7 @@ async def stage(
 
 
 def attempts(client: RemoteStage, outcome: str) -> float:
-    value = client._metrics.registry.get_sample_value(
+    value = client._metrics._metrics.registry.get_sample_value(
         "corerec_stage_attempts_total", {"stage": "rank", "outcome": outcome}
     )
     return value or 0.0
@@ -74,6 +75,76 @@ async def test_entries_that_arrive_while_rpcs_are_under_way_leave_as_one() -> No
         assert all(r.candidates.numbers.tolist() == [9, 8, 7] for r in results)
         assert [len(b) for b in faults.batches] == [1, 20]
         assert attempts(client, "OK") == 2
+
+
+async def test_an_rpc_is_bounded_by_candidates() -> None:
+    faults = Faults(hold=threading.Event())
+    async with stage([faults], max_weight=35) as (client, _, _):  # ten candidates an entry
+        calls = [asyncio.ensure_future(client.call(RELEASE, entry("first"), Budget(5)))]
+        while not faults.batches:
+            await asyncio.sleep(0.01)
+        calls += [
+            asyncio.ensure_future(client.call(RELEASE, entry(f"e{i}"), Budget(5))) for i in range(8)
+        ]
+        await asyncio.sleep(0.05)
+        faults.hold.set()
+        await asyncio.gather(*calls)
+        assert [len(b) for b in faults.batches] == [1, 3, 3, 2]
+        for name, total in (("entries", 9.0), ("weight", 90.0)):
+            sample = f"corerec_stage_rpc_{name}_sum"
+            registry = client._metrics._metrics.registry
+            assert registry.get_sample_value(sample, {"stage": "rank"}) == total
+
+
+async def test_idle_replicas_share_what_waits() -> None:
+    faults = [Faults(), Faults()]
+    async with stage(faults) as (client, _, _):
+        assert await client.ready(5.0)
+        await asyncio.gather(*(client.call(RELEASE, entry(f"e{i}"), Budget(5)) for i in range(10)))
+        assert sorted(len(f.batches[0]) for f in faults) == [5, 5]
+
+
+async def test_ready_waits_for_a_replica_and_tells_when_there_is_none() -> None:
+    endpoints = StaticEndpoints([])
+    client: RemoteStage = RemoteStage(RANK, endpoints, Metrics())
+    assert not await client.ready(0.05)
+    server = await start_fake_stage("ranking", Faults())
+    asyncio.get_running_loop().call_later(0.1, endpoints.set, [server.address])
+    assert await client.ready(5.0)
+    await client.close()
+    await server.drain()
+
+
+async def test_a_replica_that_joins_others_is_asked_only_once_it_has_said_serving() -> None:
+    async with stage([Faults()]) as (client, servers, endpoints):
+        assert await client.ready(5.0)
+        with socket.socket() as silent:  # takes connections, and says nothing
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            dumb = f"127.0.0.1:{silent.getsockname()[1]}"
+            endpoints.set([servers[0].address, dumb])
+            started = time.monotonic()
+            await asyncio.gather(*(client.call(RELEASE, entry(), Budget(2)) for _ in range(20)))
+            assert time.monotonic() - started < 1.0
+            assert client._replicas._replicas[dumb].sent == 0
+            endpoints.set([servers[0].address])
+
+
+async def test_an_rpc_is_cancelled_once_nobody_waits_for_it() -> None:
+    faults = Faults(hold=threading.Event())
+    async with stage([faults]) as (client, _, _):
+        calls = [asyncio.ensure_future(client.call(RELEASE, entry(), Budget(5))) for _ in "abc"]
+        while not faults.batches:
+            await asyncio.sleep(0.01)
+        calls[0].cancel()
+        await asyncio.sleep(0.05)
+        assert attempts(client, "CANCELLED") == 0  # two still wait
+        for call in calls[1:]:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await asyncio.sleep(0.05)
+        assert attempts(client, "CANCELLED") == 1
+        faults.hold.set()
 
 
 async def test_a_bad_entry_has_its_own_status() -> None:

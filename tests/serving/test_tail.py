@@ -121,7 +121,7 @@ async def test_it_catches_up_before_it_serves_and_follows_after(tmp_path: Path) 
     await until(lambda: running.core.position == last.position)
     assert running.core.items[last.number] is None
     assert running.core.applied == sorted(set(running.core.applied))
-    assert running.core.threads == {"rank-core_0"}
+    assert running.core.threads == {"rank-core"}
     assert running.metric("corerec_catalogue_position") == last.position
     await running.close()
 

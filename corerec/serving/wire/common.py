@@ -14,6 +14,7 @@ from corerec.stages import (
     MAX_CANDIDATES,
     MAX_HISTORY,
     Candidates,
+    Float32s,
     Int64s,
     Predicate,
     UserContext,
@@ -98,14 +99,29 @@ def candidates_from_proto(message: common_pb2.Candidates) -> Candidates:
     scores = column("scores", message.scores, FLOAT32, count)
     sources = column("sources", message.sources, UINT8, count)
     if count:
-        if int(numbers.min()) < 0:
-            raise InvalidArgument(f"item_numbers must be >= 0, got {int(numbers.min())}")
-        ordered = np.sort(numbers)
-        if (twice := ordered[1:][ordered[1:] == ordered[:-1]]).size:
-            raise InvalidArgument(f"item_numbers must differ, got {int(twice[0])} twice")
-        if not np.isfinite(scores).all():
-            raise InvalidArgument("scores must be finite, got NaN or infinity")
+        check_numbers(numbers)
+        check_finite("scores", scores)
     return Candidates(numbers=numbers, scores=scores, sources=sources)
+
+
+def check_numbers(numbers: Int64s, name: str = "item_numbers") -> None:
+    """Raise InvalidArgument when a number is negative or there twice. Takes at least one.
+
+    One sort and one search of bytes: NumPy's reductions would cost more than both.
+    """
+    ordered = numbers.copy()
+    ordered.sort()
+    if ordered[0] < 0:
+        raise InvalidArgument(f"{name} must be >= 0, got {int(ordered[0])}")
+    if (at := (ordered[1:] == ordered[:-1]).tobytes().find(b"\1")) >= 0:
+        raise InvalidArgument(f"{name} must differ, got {int(ordered[at])} twice")
+
+
+def check_finite(name: str, *columns: Float32s) -> None:
+    """Raise InvalidArgument when a value is NaN or infinite."""
+    for values in columns:
+        if b"\0" in np.isfinite(values).tobytes():
+            raise InvalidArgument(f"{name} must be finite, got NaN or infinity")
 
 
 def timings_to_proto(timings: Mapping[str, int]) -> list[common_pb2.StepTiming]:

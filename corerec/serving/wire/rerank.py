@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-
-import numpy as np
 
 from corerec.errors import InvalidArgument
 from corerec.serving.wire.common import (
@@ -63,7 +62,7 @@ def rerank_result_from_proto(message: rerank_pb2.RerankResult) -> RerankResult:
     items = [item_from_proto(item) for item in message.items]
     if len({item.number for item in items}) != len(items):
         raise InvalidArgument("items must differ, got one twice")
-    if not all(np.isfinite(item.score) for item in items):
+    if not all(math.isfinite(item.score) for item in items):
         raise InvalidArgument("scores must be finite, got NaN or infinity")
     return RerankResult(
         items=items,

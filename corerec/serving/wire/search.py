@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from corerec.errors import InvalidArgument
 from corerec.serving.wire.common import (
     FLOAT32,
     INT64,
+    check_finite,
+    check_numbers,
     column,
     predicates_from_proto,
     predicates_to_proto,
@@ -79,8 +79,7 @@ def _query(message: retrieval_pb2.Query) -> Float32s:
             f"query of {message.kind!r} must be float32, got {len(message.vector)} bytes"
         )
     vector: Float32s = column("vector", message.vector, FLOAT32, width)
-    if not np.isfinite(vector).all():
-        raise InvalidArgument(f"query of {message.kind!r} must be finite, got NaN or infinity")
+    check_finite(f"query of {message.kind!r}", vector)
     return vector
 
 
@@ -135,10 +134,6 @@ def _list(message: retrieval_pb2.SourceList) -> SourceList:
     scores: Float32s = column("scores", message.scores, FLOAT32, count)
     totals: Float32s = column("totals", message.totals, FLOAT32, count)
     if count:
-        if int(numbers.min()) < 0:
-            raise InvalidArgument(f"item_numbers must be >= 0, got {int(numbers.min())}")
-        if len(np.unique(numbers)) != count:
-            raise InvalidArgument(f"item_numbers of {message.kind!r} must differ, got one twice")
-        if not (np.isfinite(scores).all() and np.isfinite(totals).all()):
-            raise InvalidArgument("scores and totals must be finite, got NaN or infinity")
+        check_numbers(numbers, f"item_numbers of {message.kind!r}")
+        check_finite("scores and totals", scores, totals)
     return SourceList(kind=message.kind, numbers=numbers, scores=scores, totals=totals)

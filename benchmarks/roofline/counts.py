@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from benchmarks.ranking.counts import operations_per_request, shapes
 from corerec.ranking.fold import Fold, fold
 from corerec.ranking.model import RankingModel
 
@@ -134,7 +135,7 @@ def rank(model: RankingModel, candidates: int, items: int, kind: Kind) -> Work:
         stage="rank",
         step="score",
         kind=kind,
-        operations=sum(p.operations for p in products) + request_operations(folded),
+        operations=sum(p.operations for p in products) + operations_per_request(folded),
         bytes=float(candidates * row),
         run=row,
         table=float(items * row),
@@ -146,24 +147,9 @@ def rank(model: RankingModel, candidates: int, items: int, kind: Kind) -> Work:
 
 def pair_products(folded: Fold, candidates: int) -> list[Product]:
     """Return the products that are computed for every pair."""
-    rank = folded.u_user.shape[1]
-    products = []
-    for step in folded.steps:
-        inner, outer = step.weight.shape
-        products.append(Product(rows=candidates, inner=inner + step.below * rank, outer=outer))
-    return products
-
-
-def request_operations(folded: Fold) -> float:
-    """Return the operations that are once a request: the user's linear parts and small matrices."""
-    rank, total = folded.u_user.shape[1], 0.0
-    for step in folded.steps:
-        outer = step.weight.shape[1]
-        if step.of_user is not None:
-            total += 2.0 * folded.users * outer
-        if step.crossed is not None:
-            total += folded.users * outer * (1 + 2.0 * step.below * rank)
-    return total
+    return [
+        Product(rows=candidates, inner=inner, outer=outer) for _, inner, outer in shapes(folded)
+    ]
 
 
 def rerank(ranked: int, chosen: int, dim: int, items: int) -> Work:

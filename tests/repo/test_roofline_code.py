@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.ranking.counts import operations_per_request
 from benchmarks.roofline import ceilings, counts
 from benchmarks.roofline.report import draw, render
 from benchmarks.serving.machine import ROOT
@@ -41,7 +42,7 @@ def test_the_rankers_operations_are_those_that_torch_counts(structure: Any) -> N
     products = sum(p.operations for p in counts.pair_products(folded, candidates))
     # Torch does not count the user's diagonal, an element at a time.
     diagonal = sum(20 * step.weight.shape[1] for step in folded.steps if step.crossed is not None)
-    once = counts.request_operations(folded) - diagonal
+    once = operations_per_request(folded) - diagonal
     assert counter.get_total_flops() == pytest.approx(cases * (products + once))
 
 

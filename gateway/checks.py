@@ -26,9 +26,10 @@ class Checks:
 
     async def learn(self, candidates: Candidates, budget: Budget) -> None:
         """Know every candidate; a shard may be ahead of this gateway. Raises Internal."""
-        if self._unknown(candidates) is not None:
-            with contextlib.suppress(Unavailable, DeadlineExceeded):
-                await self._profiles.look(budget)
+        if self._unknown(candidates) is None:
+            return
+        with contextlib.suppress(Unavailable, DeadlineExceeded):
+            await self._profiles.look(budget)
         if (number := self._unknown(candidates)) is not None:
             raise Internal(f"item {number} is not in the catalogue")
 

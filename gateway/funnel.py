@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -140,10 +139,7 @@ class Funnel:
         started, sent = time.monotonic(), outcome.retrieved
         assert sent is not None
         k = len(sent) if explain else min(self._config.rank_k, len(sent))
-        newest = self._config.rank_history
-        user = replace(
-            outcome.user, items=outcome.user.items[-newest:], times=outcome.user.times[-newest:]
-        )
+        user = self._newest(outcome.user)
         timings: Mapping[str, int] = {}
         ranked = sent
         if len(sent):
@@ -181,6 +177,19 @@ class Funnel:
             outcome.items = self.view.in_order(sent, query.page_size)
             outcome.note("rerank", error, "kept the ranked order; hard blocks still applied")
         self._report(outcome, "rerank", started, len(sent), len(outcome.items), timings)
+
+    def _newest(self, user: UserContext) -> UserContext:
+        """Return the user with as much history as ranking looks at."""
+        most = self._config.rank_history
+        if len(user.items) <= most:
+            return user
+        return UserContext(
+            user_id=user.user_id,
+            attributes=user.attributes,
+            items=user.items[-most:],
+            times=user.times[-most:],
+            now=user.now,
+        )
 
     def _alive(self, candidates: Candidates, outcome: Outcome) -> Candidates:
         """Return the candidates that were not deleted, and keep their sources' scores in step."""

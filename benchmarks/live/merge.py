@@ -46,8 +46,8 @@ from retrieval_svc.servicer import add
 
 RESULT = ROOT / "benchmarks/results/live/merge.json"
 TAKING, MERGING = 0, 1
-SAME_SECONDS = 0.02
-"""Steps that follow each other within this are one merge."""
+SAME_SECONDS = 0.05
+"""Steps that follow each other within this are one merge, and turns one taking."""
 BEFORE_SECONDS, AFTER_SECONDS = 0.3, 0.1
 """An answer is not quiet so long before changes are taken, when they are written, nor after."""
 

@@ -36,10 +36,10 @@ _AS_EXCLUDED = 128
 _AT_ONCE = 1 << 14
 """Rows moved by one step where nobody waits for an answer."""
 
-_STEP_SECONDS = 1e-4
+_STEP_SECONDS = 2e-4
 """How long a step takes that may be in the way of a search."""
-_LEAST_ROWS, _FIRST_ROWS = 8, 16
-"""Fewer than eight rows take hardly less time, unless they are linked into a graph."""
+_LEAST_ROWS, _FIRST_ROWS = 16, 32
+"""Fewer than sixteen rows take hardly less time, unless they are linked into a graph."""
 _MOST_ROWS = 256
 
 _COMPILED = ("flat", "ivf-int8-refine")
@@ -161,7 +161,7 @@ class LiveIndex:
     def maintain(self, rows: int | None = None) -> bool:
         """Move up to so many rows of the delta into the main store; True while more is to do.
 
-        Without `rows`, as many as are moved in a tenth of a millisecond: a search may wait for it.
+        Without `rows`, as many as are moved in a fifth of a millisecond: a search may wait for it.
         False is also returned while a fresh main store is being built: call again a little later.
         """
         if self._rebuild is not None:

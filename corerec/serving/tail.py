@@ -31,7 +31,7 @@ T = TypeVar("T")
 _READ_STARTING = 1000  # changes in one read of the store and in one turn on the core's thread
 _READ_SERVING = 256  # a read holds the interpreter while it parses them
 _APPLY_SERVING = 32  # in one turn, which takes little longer than one of a single change does
-_REST_SECONDS = 0.001  # between two turns or steps: a batch that comes seldom finds one under way
+_REST_SECONDS = 0.004  # between two turns or steps: a batch that comes seldom finds one under way
 _READ_EVENTS = 10_000
 _RETRY_SECONDS = 0.5
 

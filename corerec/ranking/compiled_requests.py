@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from corerec.ranking.tables import ItemTables
 from corerec.stages import MAX_CANDIDATES, Candidates, RankEntry
 
 _NO_SLOTS = np.zeros(0, np.int32)
+_COLUMNS = (np.int64, np.float32, np.uint8, np.bool_)
 _NOT_COUNTED = torch.zeros(2, 0, 0)
 _AGE_SCALE = np.float32(1 / math.log1p(MAX_AGE_DAYS))
 
@@ -175,34 +177,30 @@ class Space:
         self._blank, self._groups = len(tables), model.groups
         self._features = len(pair_names(tables.schema))
         self._sums = np.zeros((tables.value_count, 2), np.float32)
-        self._places = np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.bool_)
+        self._size = 0
         self._pairs = self._sides = np.zeros(0, np.float32)
         self._width = 0
 
     def take(self, entries: Sequence[RankEntry], live: LiveRows) -> None:
         """Lay the candidates of entries out."""
-        own = [entry.candidates for entry in entries]
-        starts = np.zeros(len(own) + 1, np.int64)
-        np.cumsum([len(candidates) for candidates in own], out=starts[1:])
-        width = int(np.diff(starts).max())
-        self._shape(len(own), width)
+        counts = [len(entry.candidates) for entry in entries]
+        self._shape(len(counts), max(counts))
+        self.counts = np.array(counts, np.int64)
+        for row, (entry, count) in enumerate(zip(entries, counts, strict=True)):
+            own = entry.candidates
+            self.rows[row, :count] = own.numbers
+            self.scores[row, :count] = own.scores
+            self._sources[row, :count] = own.sources
         lay_candidates(
-            starts,
-            np.concatenate([candidates.numbers for candidates in own], dtype=np.int64),
-            np.concatenate([candidates.scores for candidates in own], dtype=np.float32),
-            np.concatenate([candidates.sources for candidates in own], dtype=np.uint8),
-            self._blank, live.known, (self.counts, self.rows, self.scores, self.known),
-        )  # fmt: skip
+            self.counts, self.rows, self.scores, self._sources, self._blank, live.known, self.known
+        )
 
     def _shape(self, cases: int, width: int) -> None:
         """Have room for a batch of so many cases by so many candidates."""
         size = cases * width
-        if size > len(self._places[0]):
-            self._places = (
-                np.empty(size, np.int64),
-                np.empty(size, np.float32),
-                np.empty(size, np.bool_),
-            )
+        if size > self._size:
+            self._size = size
+            self._columns = [np.empty(size, kind) for kind in _COLUMNS]
             self._pairs = np.empty(size * self._features, np.float32)
             self._sides = np.empty(size * (self._features + LEARNED_PAIRS), np.float32)
         if width > self._width:
@@ -216,10 +214,8 @@ class Space:
             )
             self.likeness = np.zeros((whole, self._groups * LANES), np.float32)
         shape = cases, width
-        rows, scores, known = self._places
-        self.rows, self.scores = rows[:size].reshape(shape), scores[:size].reshape(shape)
-        self.known = known[:size].reshape(shape)
+        columns: Any = (column[:size].reshape(shape) for column in self._columns)
+        self.rows, self.scores, self._sources, self.known = columns
         self.out = self._pairs[: size * self._features].reshape(self._features, *shape)
         wide = self._features + LEARNED_PAIRS
         self.compared = self._sides[: size * wide].reshape(wide, *shape)
-        self.counts = np.empty(cases, np.int64)

@@ -156,7 +156,7 @@ def _fill(rows, scores, known, now, blank, items, there, against, follow, match,
 
     Shapes: rows, scores, known (n,). `items` is the packed table as int32, float32 and int64, the
     tower, whether there are times and how many values a list column has; `follow` the keys and
-    chances, `match` the codes and shares of `seat`; `scratch` slots (a power of two above n),
+    chances, `match` the codes and shares of `seat`; `scratch` slots (a power of two, twice n),
     sums (codes, 2) of zeros, cosines (n rounded up, 16).
     """
     words, floats, moments, tower, timed, used = items
@@ -214,8 +214,11 @@ def _similar(tower, rows, there, against, cosines, out):
 def _follow(rows, blank, follow, slots, last, recent):
     """Write how likely each candidate follows the last item, and the recent ones."""
     keys, chances = follow
-    mask = np.uint32(len(slots) - 1)
-    slots[:] = 0
+    size = 4
+    while size < 2 * len(rows):
+        size *= 2
+    mask = np.uint32(size - 1)
+    slots[:size] = 0
     last[:] = 0
     recent[:] = 0
     for i in range(len(rows)):

@@ -41,23 +41,25 @@ def fault(numbers: Any, scores: Any, slots: Any) -> bool:
 
 @compiled
 def lay_candidates(
-    starts: Any, numbers: Any, scores: Any, sources: Any, trained: Any, later: Any, out: Any
+    counts: Any, rows: Any, scores: Any, sources: Any, trained: Any, later: Any, known: Any
 ) -> None:
-    """Write the candidates of requests as matrices; the blank row pads them.
+    """Turn item numbers into rows of the tables, in place; the blank row pads.
 
-    Shapes: starts (B + 1,), where each request's begin; numbers, scores, sources (P,); later (M,)
-    whether number `trained` + i has a row; `out` counts (B,), rows, scores and known (B, n).
+    Shapes: counts (B,) candidates of each request; rows (B, n), which hold numbers >= 0; scores,
+    sources (B, n); later (M,) whether number `trained` + i has a row; written are rows, the
+    padding of scores, and known (B, n).
     """
-    counts, rows, own_scores, known = out
     for b in range(len(counts)):
-        first, count = starts[b], starts[b + 1] - starts[b]
-        counts[b] = count
+        count = counts[b]
+        most = np.int64(0)
         for i in range(count):
-            rows[b, i] = _row(numbers[first + i], trained, later)
-            own_scores[b, i] = scores[first + i]
-            known[b, i] = sources[first + i] != _POPULAR
+            most = max(most, rows[b, i])
+            known[b, i] = sources[b, i] != _POPULAR
+        if most >= trained:
+            for i in range(count):
+                rows[b, i] = _row(rows[b, i], trained, later)
         rows[b, count:] = trained
-        own_scores[b, count:] = 0
+        scores[b, count:] = 0
         known[b, count:] = False
 
 

@@ -9,15 +9,13 @@ What the main store cannot forget in place is masked, and now and then a thread 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Sequence
-from typing import Any
 
-import faiss
 import numpy as np
 
 from corerec.retrieval.delta import Delta
+from corerec.retrieval.rebuild import Rebuild
 from corerec.retrieval.stores.arrays import grown
 from corerec.retrieval.stores.base import (
     Mask,
@@ -70,8 +68,8 @@ class LiveIndex:
 
         `limit` is the most rows of the delta, above which upserts do the moving themselves: 1024,
         and 4096 where rows are linked into a graph or the main store does not change in place;
-        above `dead_share` of masked rows the main store is built afresh. `in_place` says whether
-        the main store changes cheaply; Annoy does not.
+        above `dead_share` of masked rows, or without room, the main store is built afresh.
+        `in_place` says whether the main store changes cheaply; Annoy does not.
         """
         self._main, self._dead_share = main, dead_share
         self.in_place = main.backend != "annoy" if in_place is None else in_place
@@ -82,7 +80,7 @@ class LiveIndex:
         self._delta = Delta(main.dim, main.metric)
         self._alive = np.empty(0, np.bool_)
         self._dead: set[int] = set()
-        self._rebuild: _Rebuild | None = None
+        self._rebuild: Rebuild | None = None
 
     @property
     def main(self) -> VectorStore:
@@ -265,6 +263,8 @@ class LiveIndex:
         main = self._main
         if self.dead > self._dead_share * max(len(main) + main.dead, 1):
             return True
+        if self.in_place and main.crowded:
+            return True
         return not self._moves and len(self._delta) > self._limit
 
     def _start(self) -> None:
@@ -274,9 +274,9 @@ class LiveIndex:
             len(self._delta),
             self.dead,
         )
-        self._rebuild = _Rebuild(self._main, self._delta.last(len(self._delta)), self._dead)
+        self._rebuild = Rebuild(self._main, self._delta.last(len(self._delta)), self._dead)
 
-    def _swap(self, rebuild: _Rebuild) -> None:
+    def _swap(self, rebuild: Rebuild) -> None:
         self._rebuild = None
         if rebuild.main is None:
             # What was masked stays masked, so answers are right; the next try comes with more.
@@ -294,31 +294,3 @@ class LiveIndex:
         # Rows that went into the fresh store and were not changed since are needed no more.
         held = self._delta.numbers()
         self._delta.remove(held[self._main.holds(held) & ~np.isin(held, touched)])
-
-
-class _Rebuild:
-    """A main store that a thread builds from what is alive; the old one is only read meanwhile."""
-
-    def __init__(self, main: VectorStore, delta: tuple[Int64s, Float32s], dead: set[int]) -> None:
-        self.main: VectorStore | None = None
-        self.done = threading.Event()
-        self.touched: set[int] = set()
-        """Numbers that were upserted or removed since."""
-        arguments: tuple[Any, ...] = (main, delta, np.fromiter(dead, np.int64, len(dead)))
-        threading.Thread(target=self._run, args=arguments, daemon=True).start()
-
-    def _run(self, main: VectorStore, delta: tuple[Int64s, Float32s], dead: Int64s) -> None:
-        try:
-            faiss.omp_set_num_threads(1)  # of this thread alone
-            kept = np.setdiff1d(main.numbers(), dead, assume_unique=True)
-            numbers = np.concatenate([kept, delta[0]])
-            vectors = np.concatenate([main.vectors(kept), delta[1]])
-            fresh = like(main)
-            fresh.add(numbers, vectors)
-            # What is built at the first search is built here.
-            fresh.search(vectors[:1], 1)
-            self.main = fresh
-        except Exception:
-            log.exception("a fresh main store could not be built; the old one goes on")
-        finally:
-            self.done.set()

@@ -82,6 +82,11 @@ class VectorStore(Protocol):
         """Entries of removed items that are still in the way of a search."""
         ...
 
+    @property
+    def crowded(self) -> bool:
+        """Whether there is so little room that additions may soon have to move everything."""
+        ...
+
     def vectors(self, numbers: Int64s) -> Float32s:
         """Return the vectors (n, D) of numbers held, as near as the store keeps them.
 

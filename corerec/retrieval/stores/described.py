@@ -34,6 +34,11 @@ class Described(ABC):
         """Memory held, bytes."""
         return sum(vars(self.held()).values())
 
+    @property
+    def crowded(self) -> bool:
+        """Whether additions may soon have to move everything."""
+        return False
+
     @abstractmethod
     def held(self) -> Bytes:
         """Return the memory held by its use."""

@@ -62,6 +62,8 @@ _SCATTERED, _LISTS = 3, 12
 without one looks at; or until they are so many times as many, or 1 / share of them."""
 _REBUILD = 4
 """An add of more than 1/4 of what is held lays all lists out anew."""
+_MOVED_AT_ONCE = 4096
+"""Blocks that are copied in a few milliseconds when there is no room for more."""
 _CHUNK = 1 << 16
 _SIGN = np.int32(0x7FFFFFFF)
 _ALL = np.empty(0, np.bool_)
@@ -142,6 +144,12 @@ class Int8Store(Described):
     def dead(self) -> int:
         """Entries of removed items that are still in the way of a search."""
         return 0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether additions may soon have to move everything; few items are moved at once."""
+        blocks = 0 if self._lists is None else len(self._lists.home)
+        return blocks > _MOVED_AT_ONCE and blocks - int(self._ready.used[0]) < blocks // 32
 
     def vectors(self, numbers: Int64s) -> Float32s:
         """Return the vectors (n, D) of numbers held; with cosine they have length 1."""

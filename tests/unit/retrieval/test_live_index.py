@@ -14,6 +14,7 @@ from corerec.errors import InvalidArgument
 from corerec.retrieval.live_index import LiveIndex
 from corerec.retrieval.stores import IndexSpec, create_index
 from corerec.retrieval.stores.flat import FlatStore
+from corerec.retrieval.stores.int8 import Int8Store
 
 DIM = 8
 
@@ -238,3 +239,33 @@ def test_broken_upserts_change_nothing() -> None:
     assert index.numbers().tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(InvalidArgument, match="k must be at least 1, got 0"):
         index.search(draw(1, 0), 0)
+
+
+def test_a_store_without_room_is_built_afresh_beside_the_searches() -> None:
+    """Copying a million vectors to larger arrays takes most of a second."""
+    rng, count = np.random.default_rng(4), 70_000
+    vectors = rng.normal(size=(2 * count, DIM)).astype(np.float32)
+    store = create_index("faiss", dim=DIM, spec=IndexSpec(kind="ivf-int8-refine", nlist=32))
+    store.add(np.arange(count), vectors[:count])
+    assert isinstance(store, Int8Store)
+    room = len(store._ready.home)
+    index = LiveIndex(store)
+    for start in range(count, 2 * count, 500):
+        index.upsert(np.arange(start, start + 500), vectors[start : start + 500])
+        index.remove(np.array([start - count]))
+        while index.maintain():
+            pass
+        assert index.wait(30)
+    assert index.main is not store
+    assert len(store._ready.home) == room
+    gone = np.arange(0, count, 500)
+    assert index.numbers().tolist() == np.setdiff1d(np.arange(2 * count), gone).tolist()
+    index.settle()
+    index.main.tune(nprobe=32)
+    found = index.search(vectors[-3:], 50)[0]
+    plain = FlatStore(DIM)
+    kept = np.setdiff1d(np.arange(2 * count), gone)
+    plain.add(kept, vectors[kept])
+    expected = plain.search(vectors[-3:], 50)[0]
+    shared = [len(np.intersect1d(*own)) for own in zip(found, expected, strict=True)]
+    assert min(shared) >= 48

@@ -43,6 +43,10 @@ def build(
     model: Annotated[
         str, typer.Option("--source", help="With a release: one source, such as two_tower.")
     ] = "",
+    shards: Annotated[
+        int | None,
+        typer.Option(help="With a release: parts to hold vectors and indexes in; else as it has."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of releases, or of the index  [default: releases or index]"),
@@ -74,13 +78,31 @@ def build(
     if source.suffix == ".npy":
         if queries is None:
             raise InvalidArgument(f"{source}: vectors need --queries, a .npy file (Q, D)")
+        if shards is not None:
+            raise InvalidArgument(f"--shards is for a release, got {source}")
         out = out or Path("index")
         _build_vectors(source, queries, metric, target, wanted, out, work or out / ".index-work")
         return
     if queries is not None or metric != "ip":
         raise InvalidArgument(f"--queries and --metric are for a .npy source, got {source}")
     out = out or Path("releases")
-    _build_release(source, model, target, wanted, out, work or out / ".index-work", release_id)
+    choices = _choose(source, model, target, wanted, work or out / ".index-work")
+    _write(source, choices, out, release_id, shards)
+
+
+@app.command()
+def split(
+    source: Annotated[Path, typer.Argument(help="Release, or folder of releases.")],
+    shards: Annotated[
+        int, typer.Option(help="Parts to hold vectors and indexes in; 1 puts them together.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of releases to write into.")] = Path("releases"),
+    release_id: Annotated[
+        str | None, typer.Option("--id", help="Id of the new release; made up when not given.")
+    ] = None,
+) -> None:
+    """Write a release anew in parts, so that a shard reads its own alone; nothing else changes."""
+    _write(source, {}, out, release_id, shards)
 
 
 def _build_vectors(
@@ -124,28 +146,37 @@ def _build_vectors(
     _wrote(out)
 
 
-def _build_release(
-    source: Path,
-    model: str,
-    target: Target,
-    kinds: list[str] | None,
-    out: Path,
-    work: Path,
-    release_id: str | None,
-) -> None:
+def _choose(
+    source: Path, model: str, target: Target, kinds: list[str] | None, work: Path
+) -> dict[str, Choice]:
     from corerec.cli.data import _progress
     from corerec.release import Release
-    from corerec.retrieval.choose.release import choose_for, write_with_indexes
+    from corerec.retrieval.choose.release import choose_for
 
-    release = Release.open(source)
     with _progress() as report:
-        choices = choose_for(release, target, only=model, kinds=kinds, work=work, report=report)
+        choices = choose_for(
+            Release.open(source), target, only=model, kinds=kinds, work=work, report=report
+        )
     for kind, choice in choices.items():
         _show(choice, kind)
     for kind, choice in choices.items():
         if choice.store is None:
             _missed(choice, kind)
-    _wrote(write_with_indexes(release, choices, out, release_id=release_id))
+    return choices
+
+
+def _write(
+    source: Path,
+    choices: dict[str, Choice],
+    out: Path,
+    release_id: str | None,
+    shards: int | None,
+) -> None:
+    from corerec.release import Release
+    from corerec.retrieval.choose.release import write_with_indexes
+
+    release = Release.open(source)
+    _wrote(write_with_indexes(release, choices, out, release_id=release_id, shards=shards))
 
 
 def _show(choice: Choice, name: str) -> None:

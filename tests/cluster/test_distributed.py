@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -20,7 +22,7 @@ from corerec.distributed.embed import embed_items
 from corerec.distributed.index import build_sharded_index
 from corerec.distributed.parallel import RayParallel
 from corerec.distributed.session import ray_session
-from corerec.distributed.shards import Shards
+from corerec.distributed.shards import Shards, ShardsInfo
 from corerec.distributed.train import WorkersConfig, fit_tower
 from corerec.distributed.tune.keeper import replay
 from corerec.distributed.tune.objectives import objective_of
@@ -29,12 +31,22 @@ from corerec.distributed.tune.space import SearchSpace, read_space
 from corerec.distributed.tune.trials import Trial, TrialLog
 from corerec.engines.two_tower import TwoTower
 from corerec.errors import FailedPrecondition, InvalidArgument
+from corerec.features import FeatureSchema
 from corerec.pipelines.config import TrainConfig, read_config
 from corerec.pipelines.parts import Parts, prepare
 from corerec.pipelines.tower import recall, train_tower, validation_cases
 from corerec.pipelines.train import read_metrics, train_release
-from corerec.retrieval.build import build_index
+from corerec.release import Release, ReleaseWriter
+from corerec.retrieval.build import build_index, read_info
 from corerec.retrieval.index import IndexConfig
+from corerec.retrieval.source_files import (
+    index_files,
+    place_parts,
+    vectors_file,
+    write_index,
+    write_vectors,
+)
+from corerec.retrieval.sources import load_vectors
 
 pytestmark = [
     pytest.mark.cluster,
@@ -140,11 +152,30 @@ def test_an_error_of_the_training_itself_is_raised_as_it_is(
 
 
 def test_a_release_is_trained_by_two_workers(tiny_data: Path, tmp_path: Path) -> None:
+    config = TrainConfig.tiny()
+    config = replace(
+        config,
+        sources=("two_tower", "matrix_factorization"),
+        index=IndexConfig(flat_below=10, recall_at=50, shards=4),
+    )
     with RayParallel(WORKERS, rows=200) as parallel:
-        path = train_release(tiny_data, tmp_path, TrainConfig.tiny(), parallel=parallel)
+        path = train_release(tiny_data, tmp_path, config, parallel=parallel)
     metrics = read_metrics(path)
     assert metrics["funnel"]["recall@10"] > metrics["popularity"]["recall@10"]
     assert not list(tmp_path.glob(".work-*"))
+    release = Release.open(path)
+    for kind in config.sources:
+        assert vectors_file(kind) not in release.names
+        files = [name for part in range(4) for name in index_files(kind, part, 4)]
+        assert {vectors_file(kind, part, 4) for part in range(4)} | {*files} <= {*release.names}
+    schema = FeatureSchema.load(release.file("schema.json"))
+    for kind in config.sources:
+        whole = load_vectors(release, kind, schema)
+        assert whole.index.count == 500
+        for shard in range(4):
+            own = load_vectors(release, kind, schema, shard=shard, shards=4)
+            assert np.array_equal(own.vectors, whole.vectors[shard::4])
+            assert np.array_equal(own.index.numbers(), np.arange(shard, 500, 4))
 
 
 # Vectors and index
@@ -171,6 +202,7 @@ def test_shards_hold_what_one_process_computes_and_are_not_computed_again(
     assert np.allclose(again.whole(), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize(
     "config",
     [
@@ -180,20 +212,90 @@ def test_shards_hold_what_one_process_computes_and_are_not_computed_again(
     ids=["flat", "lists"],
 )
 def test_an_index_from_shards_is_the_one_that_one_process_builds(
-    config: IndexConfig, model: Path, tmp_path: Path
+    config: IndexConfig, count: int, model: Path, tmp_path: Path
 ) -> None:
+    config = replace(config, shards=count)
     shards = embed_items(model, "two_tower", tmp_path / "shards", workers=2, rows=150)
     vectors = shards.whole()
     alone = build_index(vectors, model_id=shards.info.model_id, config=config, queries=vectors[:64])
-    together = build_sharded_index(
-        shards, tmp_path / "lists", config=config, queries=vectors[:64], workers=2
+    told: list[tuple[int, int, str]] = []
+    together, folders = build_sharded_index(
+        shards,
+        tmp_path / "lists",
+        config=config,
+        queries=vectors[:64],
+        workers=2,
+        report=lambda *step: told.append(step),
     )
     assert together.info == alone.info  # its kind, probes and measured recall too
     numbers, scores = together.search(vectors[:64], 20)
     expected, expected_scores = alone.search(vectors[:64], 20)
-    assert (numbers == expected).all()
-    assert np.allclose(scores, expected_scores, atol=1e-6)
-    assert not (tmp_path / "lists").exists()
+    assert np.array_equal(numbers, expected)
+    assert np.array_equal(scores, expected_scores)
+    if count == 1:
+        assert not folders
+        assert not (tmp_path / "lists").exists()
+        return
+    # What workers wrote and what one process writes are the same files, to the byte.
+    assert [step for step, _, _ in told] == [1, 2, 3]
+    files = []
+    for name in ("workers", "alone"):
+        with ReleaseWriter(tmp_path, name) as writer:
+            if name == "workers":
+                place_parts(writer.path, "two_tower", together, folders)
+            else:
+                write_vectors(writer.path, "two_tower", vectors, count)
+                write_index(writer.path, "two_tower", alone, vectors, count)
+            files.append(Release.open(writer.commit({})).manifest.files)
+    assert files[0] == files[1]
+    assert len(files[0]) >= 3 * count
+
+
+def test_parts_are_whole_or_absent_and_are_not_written_again(model: Path, tmp_path: Path) -> None:
+    shards = embed_items(model, "two_tower", tmp_path / "shards", workers=2, rows=150)
+    config = IndexConfig(flat_below=10, recall_at=20, shards=4)
+    index, folders = build_sharded_index(shards, tmp_path / "lists", config=config)
+    # As a kill in the middle leaves it: two parts are whole, one is half written, one is missing.
+    shutil.rmtree(folders[1])
+    folders[3].rename(folders[3].with_name(f"{folders[3].name}.77"))
+    before = {part: folders[part].stat().st_mtime_ns for part in (0, 2)}
+    done: list[tuple[int, int, str]] = []
+    again, _ = build_sharded_index(
+        shards, tmp_path / "lists", config=config, report=lambda *step: done.append(step)
+    )
+    assert [(step, of) for step, of, _ in done] == [(1, 2), (2, 2)]
+    assert {part: folders[part].stat().st_mtime_ns for part in (0, 2)} == before
+    assert again.info == index.info
+    queries = shards.whole()[:20]
+    assert np.array_equal(again.search(queries, 50)[0], index.search(queries, 50)[0])
+
+
+def test_a_part_under_way_when_its_worker_is_killed_is_written_by_another(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    info = ShardsInfo(model_id="m1", count=120_000, dim=64, rows=60_000)
+    shards = Shards.begin(tmp_path / "shards", info)
+    for start in shards.starts():
+        shards.write(start, rng.normal(size=(60_000, 64)).astype(np.float32))
+    killed: list[int] = []
+
+    def kill() -> None:
+        while not killed:
+            for path in (tmp_path / "lists").glob("parts-*/part-*.*"):
+                pid = int(path.suffix[1:])
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+                    return
+            time.sleep(0.001)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    config = IndexConfig(flat_below=10, recall_at=50, shards=4)
+    index, folders = build_sharded_index(shards, tmp_path / "lists", config=config)
+    killer.join(10)
+    assert len(killed) == 1
+    assert index.count == 120_000
+    assert [read_info(folder / "index.json").count for folder in folders] == [30_000] * 4
 
 
 # Tuning

@@ -119,7 +119,13 @@ def write_with_indexes(
             writer.path(json_name).write_text(choice_as_json(choice, source=kind))
             draw_frontier(choice, writer.path(picture))
         chosen = {kind: own.chosen.text() for kind, own in choices.items() if own.chosen}
-        return writer.commit({**release.info, "indexed_from": release.id, "indexes": chosen})
+        info = dict(release.info)
+        if choices:
+            indexes = {**info.get("indexes", {}), **chosen}
+            info |= {"indexed_from": release.id, "indexes": indexes}
+        else:
+            info["split_from"] = release.id
+        return writer.commit(info)
 
 
 def _write_source(

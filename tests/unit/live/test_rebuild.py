@@ -22,6 +22,9 @@ from corerec.ranking.core import RankingCore
 from corerec.release import Release, ReleaseWriter
 from corerec.rerank import RerankCore
 from corerec.retrieval import RetrievalCore
+from corerec.retrieval.choose.release import write_with_indexes
+from corerec.retrieval.shard import ShardCore
+from corerec.retrieval.source_files import parts_of, vectors_file
 from corerec.stages import (
     Candidates,
     RankEntry,
@@ -210,6 +213,35 @@ def test_retrieval_of_a_rebuilt_release_finds_what_one_that_followed_the_store_f
             assert scores == pytest.approx(told, abs=1e-5)
     for user, found in zip(users, answers[0][: len(users)], strict=True):
         assert set(found.numbers.tolist()) == expected - set(user.items.tolist())
+
+
+def test_a_release_in_parts_is_rebuilt_in_parts(
+    release: Release, store: SqliteStore, items: list[Item], tmp_path: Path
+) -> None:
+    cut = Release.open(write_with_indexes(release, {}, tmp_path / "cut", shards=3))
+    new = [replace(items[n], item_id=f"new{n}") for n in range(40)]
+    store.upsert_items([*new, replace(items[7], category=items[3].category)])
+    store.delete_items([items[9].item_id, "new3"])
+    whole, parts = (
+        Release.open(rebuild(own, store, tmp_path / "out", release_id=name).path)
+        for own, name in ((release, "whole"), (cut, "parts"))
+    )
+    assert parts_of(parts) == 3
+    for part in range(3):  # what was trained is copied
+        name = vectors_file("two_tower", part, 3)
+        assert parts.manifest.files[name] == cut.manifest.files[name]
+    count = len(release.catalogue)
+    alive = np.setdiff1d(np.arange(count + 40), [9, count + 3])
+    for shard in range(3):
+        own = ShardCore.load(parts, shard, 3)
+        assert own.counts["delta_items"] == 0
+        assert np.array_equal(own._search.vectors[0]._index.numbers(), alive[alive % 3 == shard])
+    entries = [RetrieveEntry(user=_user(u, count), k=700) for u in range(8) if u != 5]
+    answers = [RetrievalCore.load(own).run(entries) for own in (whole, parts)]
+    for one, other in zip(*answers, strict=True):
+        told = dict(zip(one.candidates.numbers, one.candidates.scores, strict=True))
+        scores = dict(zip(other.candidates.numbers, other.candidates.scores, strict=True))
+        assert scores == pytest.approx(told, abs=1e-5)
 
 
 def test_deleted_items_leave_the_popular_list(

@@ -16,17 +16,24 @@ from corerec.release import Release
 from corerec.retrieval.build import load_index
 from corerec.retrieval.choose.truth import exact_best, recalls
 from corerec.retrieval.core import RetrievalCore
+from corerec.retrieval.source_files import (
+    index_files,
+    parts_of,
+    read_index,
+    read_vectors,
+    vectors_file,
+)
 from corerec.retrieval.stores import load_store
 from corerec.stages import RetrieveEntry, UserContext
 
 RUNNER = CliRunner()
 
 
-def run(*words: object) -> str:
+def run(*words: object, command: str = "build") -> str:
     """Run the command; an error is raised as it is."""
     result = RUNNER.invoke(
         index_commands.app,
-        ["build", *map(str, words)],
+        [command, *map(str, words)],
         catch_exceptions=False,
         env={"COLUMNS": "160"},
     )
@@ -119,6 +126,8 @@ def test_wrong_options_say_the_rule_and_the_value(
         run(items, "--queries", queries, "--memory", "much")
     with pytest.raises(InvalidArgument, match="vectors need --queries"):
         run(items)
+    with pytest.raises(InvalidArgument, match="--shards is for a release"):
+        run(items, "--queries", queries, "--shards", 2)
     with pytest.raises(
         InvalidArgument, match=r"source must be one of \['two_tower'\], got 'tower'"
     ):
@@ -150,3 +159,27 @@ def test_a_kind_may_be_asked_for_by_name(tiny_release: Path, tmp_path: Path) -> 
     index = load_index(release.file("two_tower_index.faiss"), release.file("two_tower_index.json"))
     assert index.info.kind == "flat"
     assert index.info.recall == 1.0
+
+
+def test_a_chosen_index_is_written_in_parts_and_stays_in_parts(
+    tiny_release: Path, tmp_path: Path
+) -> None:
+    first = ("--recall", 0.9, "--at", 5, "--kinds", "flat", "--out", tmp_path)
+    run(tiny_release, *first, "--shards", 3, "--id", "built")
+    run(tmp_path / "built", *first, "--id", "again")
+    run(tmp_path / "built", "--shards", 2, "--out", tmp_path, "--id", "other", command="split")
+    for name, parts in (("built", 3), ("again", 3), ("other", 2)):
+        release = Release.open(tmp_path / name)
+        assert parts_of(release) == parts
+        assert release.info["indexes"] == {"two_tower": "flat"}
+        files = [
+            f for p in range(parts) for f in (*index_files("two_tower", p, parts),
+                                              vectors_file("two_tower", p, parts))
+        ]  # fmt: skip
+        held = {name for name in release.names if name.startswith("two_tower_")}
+        assert {*files} <= held <= {*files, *(f.replace(".faiss", ".numbers.npy") for f in files)}
+        vectors, _ = read_vectors(release, "two_tower", 500)
+        index = read_index(release, "two_tower", vectors)
+        found, scores = index.search(vectors[:20], 5)
+        assert index.count == 500
+        assert np.allclose(scores[:, 0], (vectors[found[:, 0]] * vectors[:20]).sum(1), atol=1e-5)

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from corerec.cli.train import train
 from corerec.errors import ConfigError, InvalidArgument, ReleaseError
 from corerec.features import FeatureSchema
 from corerec.release import Release, ReleaseWriter
@@ -26,6 +29,7 @@ from corerec.retrieval.source_files import (
     is_vectors_file,
     mean_of,
     parts_for,
+    parts_of,
     read_index,
     read_vectors,
     vectors_file,
@@ -51,6 +55,13 @@ KINDS: tuple[Kind, ...] = (
 )
 LIVE = np.array([5, 7, 1000, COUNT, COUNT + 2, COUNT + 9])
 GONE = np.array([0, 3, 4, 9, 2000])
+
+
+def cli() -> typer.Typer:
+    app = typer.Typer()
+    app.command()(train)
+    app.command()(lambda: None)  # with two, the first is asked for by name
+    return app
 
 
 def _units(rows: int, seed: int = 0) -> np.ndarray:
@@ -272,3 +283,24 @@ def test_a_release_in_parts_is_put_together_again(
         write_with_indexes(three, {}, tmp_path, shards=0)
     with pytest.raises(InvalidArgument, match=r"shard must be in \[0, 3\), got 3"):
         ShardCore.load(three, 3, 3)
+
+
+def test_a_training_in_parts_writes_the_parts_of_the_whole(
+    tiny_data: Path, tiny_release: Path, tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(
+        cli(),
+        ["train", str(tiny_data), "--preset", "tiny", "--shards", "3", "--quiet",
+         "--out", str(tmp_path / "trained")],
+        catch_exceptions=False,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    trained = Release.open(tmp_path / "trained")
+    cut = Release.open(write_with_indexes(Release.open(tiny_release), {}, tmp_path, shards=3))
+    assert parts_of(trained) == 3
+    names = {name for name in cut.names if name.startswith("two_tower_parts/")}
+    assert len(names) == 3 * 4  # vectors, index, header and numbers
+    assert {name for name in trained.names if "_parts/" in name} == names
+    for name in names:  # the same training: the same bytes
+        assert trained.manifest.files[name] == cut.manifest.files[name]
+    assert (trained.path / HEADER).read_bytes() == (cut.path / HEADER).read_bytes()

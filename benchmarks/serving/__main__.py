@@ -42,8 +42,8 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--release", type=Path, help="serve this release instead of the benchmark's own")
     add("--config", type=Path, help="deployment file for every peer; default: CoreRec's defaults")
     add("--callers", type=int, nargs="+", default=[1, 8, 32])
-    add("--seconds", type=float, help="length of a load, default 5")
-    add("--rounds", type=int, help="default 2; every peer counts with its better one")
+    add("--seconds", type=float, help="length of a load, default 4")
+    add("--rounds", type=int, help="of closed loops, default 2; the better one counts")
     add("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
     add("--no-search", action="store_true", help="closed loops only")
     add("--sample", type=int, default=100, help="users whose answers must be equal")
@@ -54,7 +54,7 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     chosen = parser.parse_args(argv)
     quick = chosen.quick
     chosen.items = chosen.items or (50_000 if quick else ITEMS)
-    chosen.seconds = chosen.seconds or (2.0 if quick else 5.0)
+    chosen.seconds = chosen.seconds or (2.0 if quick else 4.0)
     chosen.rounds = chosen.rounds or (1 if quick else 2)
     chosen.requests = chosen.requests or (200 if quick else 1000)
     chosen.out = chosen.out or (chosen.folder / "quick" if quick else RESULTS)
@@ -78,27 +78,30 @@ class Bench:
         self.started: list[dict[str, Any]] = []
         self.differences: dict[str, dict[str, float]] = {}
 
-    def measure(self, key: str, round: int) -> None:
-        """Run one peer once: check its answers, warm it, load it."""
+    def measure(self, key: str) -> None:
+        """Run one peer: check its answers, warm it, load it."""
         chosen = self.chosen
         busy = machine.busy_cores(1.0)
         warning = "  (the machine is busy: expect noise)" if busy > QUIET_CORES else ""
-        print(f"round {round}, ({key}) {PEERS[key].name}{warning}", flush=True)
+        print(f"({key}) {PEERS[key].name}{warning}", flush=True)
         with running(key, self.subject, self.config) as served:
             self.asked = chosen.sample
             self._check(key, served)
             settle()
             self._load(key, served, 0, Load(callers=8, seconds=min(3.0, chosen.seconds)))  # warm
-            for callers in chosen.callers:
-                met = self._load(key, served, round, Load(callers=callers, seconds=chosen.seconds))
-                self.points.append(met)
+            for number in range(1, chosen.rounds + 1):
+                # There and back, so that what changes meanwhile meets few and many callers alike.
+                for callers in chosen.callers if number % 2 else chosen.callers[::-1]:
+                    load = Load(callers=callers, seconds=chosen.seconds)
+                    self.points.append(self._load(key, served, number, load))
+            if not chosen.no_search:
+                self._search(key, served)
+            if key == "a":
+                self._stages(served)
             memory = memory_mib(family(served.pid))
-            if round == 1:
-                self._once(key, served)
         self.started.append(
             {
                 "peer": key,
-                "round": round,
                 "busy_cores_before": round_to(busy),
                 "start_seconds": round_to(served.start_seconds),
                 "memory_mib": int(memory),
@@ -137,24 +140,21 @@ class Bench:
             )
         return met
 
-    def _once(self, key: str, served: Served) -> None:
-        closed = {p.callers: p for p in self.points if p.peer == key}
-        fewest, most = min(closed), max(closed)
-        if not self.chosen.no_search:
-            if closed[fewest].p99 > LIMIT_MS:  # more load makes no answer faster
-                why = f"one caller's p99 is {closed[fewest].p99:.0f} ms"
-                self.found.append(Found(peer=key, best=None, why_none=why))
-            else:
-                self.found.append(
-                    search(
-                        lambda load: self._load(key, served, 1, load),
-                        peer=key,
-                        guess=closed[most].qps,
-                        seconds=self.chosen.seconds,
-                    )
-                )
-        if key == "a":
-            self._stages(served)
+    def _search(self, key: str, served: Served) -> None:
+        closed = {p.callers: p for p in best(self.points) if p.peer == key}
+        fewest, most = closed[min(closed)], closed[max(closed)]
+        if fewest.p99 > LIMIT_MS:  # more load makes no answer faster
+            why = f"{fewest.callers} caller's p99 is {fewest.p99:.0f} ms"
+            self.found.append(Found(peer=key, best=None, why_none=why))
+            return
+        self.found.append(
+            search(
+                lambda load: self._load(key, served, 1, load),
+                peer=key,
+                guess=most.qps,
+                seconds=self.chosen.seconds,
+            )
+        )
 
     def _stages(self, served: Served) -> None:
         for callers in sorted({min(self.chosen.callers), max(self.chosen.callers)}):
@@ -193,10 +193,9 @@ class Bench:
         }
 
 
-def order(keys: Sequence[str], round: int) -> list[str]:
-    """Return the peers in this round's order; each round turns it, so that a drift hits all."""
-    first = sorted(keys, key=lambda key: (key != REFERENCE, key))
-    return first if round % 2 else first[::-1]
+def order(keys: Sequence[str]) -> list[str]:
+    """Return the peers in the order of their runs: first the one that the others must equal."""
+    return sorted(keys, key=lambda key: (key != REFERENCE, key))
 
 
 def round_to(value: float) -> float:
@@ -224,6 +223,12 @@ def _short(argument: str) -> str:
     return path.name if path.is_absolute() else argument
 
 
+def keep(results: dict[str, Any], out: Path) -> None:
+    """Write results.json."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run everything and write results, pictures and page."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that peers are stopped
@@ -233,12 +238,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     peers = [key for key in chosen.peers if subject.allows(PEERS[key].precision)]
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         bench = Bench(chosen, subject, Path(scratch))
-        for number in range(1, chosen.rounds + 1):
-            for key in order(peers, number):
-                bench.measure(key, number)
+        for key in order(peers):
+            bench.measure(key)
+            keep(bench.results(arguments), chosen.out)  # a later peer may fail
     results = bench.results(arguments)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    (chosen.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     draw_callers(best(bench.points), chosen.out / "callers.png")
     if bench.stages:
         draw_waterfall(bench.stages, chosen.out / "stages.png")

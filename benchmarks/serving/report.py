@@ -217,14 +217,13 @@ def ratio_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def start_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return how long each peer took to start, the shorter of its rounds, and its memory."""
+    """Return how long each peer took to start, and its memory after its loads."""
     lines = ["| | start s | memory GiB |", "|---|--:|--:|"]
-    for key in PEERS:
-        mine = [row for row in rows if row["peer"] == key]
-        if mine:
-            seconds = min(row["start_seconds"] for row in mine)
-            memory = max(row["memory_mib"] for row in mine) / 1024
-            lines.append(f"| ({key}) {PEERS[key].name} | {seconds:.0f} | {memory:.1f} |")
+    for row in sorted(rows, key=lambda row: str(row["peer"])):
+        lines.append(
+            f"| ({row['peer']}) {PEERS[row['peer']].name} | {row['start_seconds']:.0f} "
+            f"| {row['memory_mib'] / 1024:.1f} |"
+        )
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ MIN_ANSWERED = 0.98
 """Of the offered rate; less means that answers pile up, whatever those that came in time took."""
 CLOSE = 1.04
 """Bisection ends when the lowest failed rate is so near to the highest good one."""
-PROBES = 8
+PROBES = 7
 CONFIRMATIONS = 5
 STEP_DOWN = 0.95
 LOWEST = 2.0

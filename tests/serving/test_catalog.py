@@ -364,10 +364,13 @@ async def test_without_the_store_writes_are_refused_and_answers_go_on(
 
 async def test_waiting_writes_are_bounded(cluster, catalog) -> None:
     cluster.store.hold = threading.Event()
-    calls = [
-        asyncio.ensure_future(upsert(catalog, pb.Item(item_id=f"w{i}", title="t")))
-        for i in range(20)
-    ]
+
+    def write(i: int) -> asyncio.Future[pb.UpsertItemsResponse]:
+        return asyncio.ensure_future(upsert(catalog, pb.Item(item_id=f"w{i}", title="t")))
+
+    calls = [write(0)]
+    await asyncio.sleep(0.2)  # it is being written: what follows waits
+    calls += [write(i) for i in range(1, 20)]
     await asyncio.sleep(0.3)
     cluster.store.hold.set()
     outcomes = await asyncio.gather(*calls, return_exceptions=True)

@@ -3,8 +3,8 @@
     python benchmarks/serving/hop.py [--before COMMIT] [--rounds 5] [--calls 400]
 
 Client and server are two processes. `socket`: the bytes of one request and of its answer over a
-bare connection with uvloop. `grpc`: the same bytes by grpc.aio, nothing around it. `stage`: the stage
-client and the stage server that serve, with a core that returns the first 100 of 500 candidates;
+bare connection with uvloop. `grpc`: the same bytes by grpc.aio, nothing around it. `stage`: the
+stage client and server that serve, with a core that returns the first 100 of 500 candidates;
 `stage before`: those of another commit, in the same rounds. Each is asked by 1, 8 and 32 callers,
 whose entries a stage client lets travel together. Writes benchmarks/results/serving/hop.json.
 """

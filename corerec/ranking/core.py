@@ -147,6 +147,11 @@ class RankingCore:
         return self._tables.device
 
     @property
+    def items(self) -> int:
+        """Items of the training; those that came later are not counted."""
+        return len(self._tables)
+
+    @property
     def position(self) -> int:
         """Position of the newest change of the catalogue that was applied, 0 before any."""
         return self._live.position

@@ -1,19 +1,11 @@
-"""Measures RankingCore on one core: features and scores of 500 candidates a request.
+"""A release of a ranker with random weights, and requests; speed depends on no weight.
 
-    python -m benchmarks.ranking_core [--items 50000] [--seconds 2]
-
-The model has its default sizes and random weights, the world its usual attributes and density;
-speed depends on neither weights nor tastes. Writes benchmarks/results/ranking_core.json.
+The world has the usual attributes and density. Candidates are drawn evenly, so that each is read
+from memory anew; histories are of popular items, which have the most followers: the costly cases.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import tempfile
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +15,6 @@ import torch
 from safetensors.numpy import save_file
 
 from corerec.engines.dcn import DcnConfig
-from corerec.errors import CoreRecError
 from corerec.features import (
     CategoricalFeature,
     FeatureSchema,
@@ -32,13 +23,11 @@ from corerec.features import (
     PopularitySnapshot,
     VectorSet,
 )
-from corerec.ranking.core import RankingCore
 from corerec.ranking.files import save_ranker
 from corerec.ranking.model import RankingModel, RankingModelConfig
 from corerec.ranking.transitions import TransitionTable
 from corerec.stages import Candidates, RankEntry, Source, UserContext
 
-RESULT = Path(__file__).parent / "results" / "ranking_core.json"
 CANDIDATES, HISTORY, TOWER = 500, 50, 64
 LARGE = DcnConfig(cross_layers=3, cross_rank=64, deep=(256, 128))
 END = 1_700_000_000_000_000
@@ -117,8 +106,7 @@ def write_release(
 def make_entries(count: int, items: int, rng: np.random.Generator) -> list[RankEntry]:
     entries = []
     for number in range(count):
-        numbers = rng.permutation(items)[:CANDIDATES]
-        # Histories are of popular items, which have the most followers: the costly case.
+        numbers = rng.permutation(np.unique(rng.integers(0, items, 2 * CANDIDATES)))[:CANDIDATES]
         history = np.minimum(rng.zipf(1.3, HISTORY) - 1, items - 1).astype(np.int64)
         entries.append(
             RankEntry(
@@ -137,74 +125,3 @@ def make_entries(count: int, items: int, rng: np.random.Generator) -> list[RankE
             )
         )
     return entries
-
-
-def measure(
-    core: RankingCore, entries: Sequence[RankEntry], size: int, seconds: float
-) -> dict[str, float]:
-    batches = [entries[i : i + size] for i in range(0, len(entries), size)]
-    batches = [batch for batch in batches if len(batch) == size]
-    for batch in batches[:3]:
-        core.run(batch)
-    features, score, walls = [], [], []
-    begin, cpu = time.perf_counter(), time.process_time()
-    requests = 0
-    while time.perf_counter() - begin < seconds:
-        batch = batches[requests // size % len(batches)]
-        start = time.perf_counter()
-        results = core.run(batch)
-        walls.append(time.perf_counter() - start)
-        requests += size
-        first = results[0]
-        assert not isinstance(first, CoreRecError)
-        features.append(first.timings["features"])
-        score.append(first.timings["score"])
-    wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
-    return {
-        "batch": size,
-        "core_ms_per_request": round(cpu / requests * 1e3, 4),
-        "best_ms_per_request": round(min(walls) / size * 1e3, 4),
-        "pairs_per_second": round(requests * CANDIDATES / wall),
-        "features_micros_median_of_a_matrix": float(np.median(features)),
-        "score_micros_median_of_a_matrix": float(np.median(score)),
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--items", type=int, default=50_000)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--large", action="store_true", help="a network ten times the default's")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "auto"))
-    parser.add_argument("--out", type=Path, default=RESULT)
-    arguments = parser.parse_args()
-    rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder:
-        release = write_release(Path(folder), arguments.items, 20_000, rng, large=arguments.large)
-        core = RankingCore.load(release, device=arguments.device)
-        core.warm()
-        entries = make_entries(128, arguments.items, rng)
-        results = [measure(core, entries, size, arguments.seconds) for size in (1, 8, 32)]
-    report = {
-        "what": "RankingCore.run, check included, one thread",
-        "machine": f"{platform.machine()} {_cpu()}",
-        "torch": torch.__version__,
-        "device": str(core.device),
-        "items": arguments.items,
-        "candidates": CANDIDATES,
-        "history": HISTORY,
-        "results": results,
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
-
-
-if __name__ == "__main__":
-    main()

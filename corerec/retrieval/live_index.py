@@ -42,7 +42,7 @@ _MOST_ROWS = 256
 
 _COMPILED = ("flat", "ivf-int8-refine")
 """Kinds whose changes are code that is compiled when it is first called."""
-_WARM = 8
+_WARM = 64
 """Rows of a change that is tried before serving."""
 
 _LIMIT, _GRAPH_LIMIT = 1024, 4096
@@ -178,15 +178,13 @@ class LiveIndex:
         """Run what changes run, beside the index, so that the first ones find it compiled."""
         if not self._moves or self._main.spec.kind not in _COMPILED:
             return
-        rows = 2 * _WARM
-        vectors = np.ones((rows, self._main.dim), np.float32)
+        vectors = np.ones((_WARM, self._main.dim), np.float32)
         scratch = LiveIndex(like(self._main, trained=True))
-        for start in (0, _WARM):
-            some = slice(start, start + _WARM)
-            scratch.upsert(np.arange(rows)[some], vectors[some])
-            scratch._move(1)
-            scratch.search(vectors[:1], rows, None, [np.zeros(1, np.int64)])
-        scratch.remove(np.arange(rows))
+        scratch.upsert(np.arange(_WARM), vectors)
+        scratch._move(_WARM - 2)  # laid out anew: they are more than there were
+        scratch._move(1)  # appended
+        scratch.search(vectors[:1], _WARM, None, [np.ones(1, np.int64)])
+        scratch.remove(np.arange(_WARM))
 
     def settle(self) -> None:
         """Move every row of the delta into the main store."""

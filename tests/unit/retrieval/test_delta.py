@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,3 +126,16 @@ def test_the_delta_holds_no_more_than_its_limit_though_nobody_maintains() -> Non
         index.upsert(np.arange(start, start + 50), rng.normal(size=(50, DIM)).astype(np.float32))
         assert index.pending <= index.limit
     assert len(index) == 6000
+
+
+def test_no_change_waits_for_a_compiler_once_the_index_is_warm() -> None:
+    """A first change of a replica whose caches are empty took a third of a second."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parent / "changes_after_warm.py"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, after = done.stdout.splitlines()
+    assert before.count("int8_lists") >= 3
+    assert before == after

@@ -26,7 +26,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from corerec.engines.dcn import CrossLayer, Dcn
+from corerec.engines.dcn_net import CrossLayer, Dcn
 
 
 @dataclass(frozen=True, kw_only=True)

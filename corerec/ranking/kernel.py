@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from corerec.ranking.fold import Fold
-from corerec.ranking.layout import bits, lay_out, up
+from corerec.ranking.layout import Packed, bits, lay_out, up
 from corerec.ranking.loops_bf16 import HalfArena, run_bf16
 from corerec.ranking.loops_fp32 import ROWS, Arena, Part, run_fp32
 from corerec.ranking.machine import LANES, MR
@@ -81,6 +81,10 @@ class CpuKernel:
                 yield Part(first, last, 0, count)
             else:
                 yield Part(0, cases, first * ROWS, min(count, last * ROWS))
+
+    def memory(self) -> tuple[Packed, Any]:
+        """Return what the loops read and the calling thread's arena, to measure them alone."""
+        return self._layout.packed, self._arena()
 
     def _arena(self) -> Arena | HalfArena:
         if not hasattr(self._local, "arena"):

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corerec.engines.compiled import compiled
+from corerec.ranking.lanes import fetch
 from corerec.ranking.layout import (
     ACT,
     BELOW,
@@ -31,7 +32,7 @@ from corerec.ranking.layout import (
     WEIGHT,
     Packed,
 )
-from corerec.ranking.loops_fp32 import ROWS, Part, add_user
+from corerec.ranking.loops_fp32 import AHEAD, LINE, ROWS, Part, add_user
 from corerec.ranking.machine import finish, weave
 from corerec.ranking.tiles import (
     tile_dot,
@@ -76,7 +77,7 @@ class HalfArena(NamedTuple):
 
 
 @compiled
-def _matrix(step: Int64s, packed: Packed, arena: HalfArena) -> None:
+def matrix(step: Int64s, packed: Packed, arena: HalfArena) -> None:
     """Write one step's U^T diag(user) W, woven as the step reads it."""
     users, below, user = packed.u_user.shape[1], step[BELOW], arena.user
     made, scaled, one = arena.scratch.ctypes.data, arena.scaled.ctypes.data, np.float32(1)
@@ -99,12 +100,18 @@ def _matrix(step: Int64s, packed: Packed, arena: HalfArena) -> None:
 
 
 @compiled
-def _gather(
-    table: Bits, numbers: Int64s, pairs: Float32s, packed: Packed, arena: HalfArena
-) -> None:
-    """Lay the inputs of pairs into rows: the item's from the table, the comparisons (Dp, count)."""
-    own, count, x = table.shape[1], len(numbers), packed.x
+def gather(table: Bits, numbers: Int64s, pairs: Float32s, packed: Packed, arena: HalfArena) -> None:
+    """Lay the inputs of pairs into rows: the item's from the table, the comparisons (Dp, count).
+
+    Numbers (at least count,) begin with those of the rows; memory of the next ones is asked for.
+    """
+    own, count, x = table.shape[1], pairs.shape[1], packed.x
+    first, wide = table.ctypes.data, own * table.itemsize
     for i in range(count):
+        if i + AHEAD < len(numbers):
+            begin = first + numbers[i + AHEAD] * wide
+            for line in range(0, wide + LINE - 1, LINE):
+                fetch(begin + line)
         source, to = table[numbers[i]], arena.rows[i, x : x + own]
         for j in range(own):
             to[j] = source[j]
@@ -146,36 +153,52 @@ def _two(upper: int, lower: int, stride: int, left: int, blocks: int) -> None:
 
 
 @compiled
-def _product(step: Int64s, count: int, packed: Packed, arena: HalfArena, out: Float32s) -> None:
-    """Take `count` rows through a step; the last writes out (T, count)."""
-    blocks, more, act = step[DEPTH] // 32, step[BELOW] // 32, step[ACT]
-    stride = arena.rows.shape[1] * 2
-    for column in range(0, step[COLUMNS], 32):
-        tile, two = column // 16, step[COLUMNS] - column > 16
-        right = packed.weights.ctypes.data + 2 * step[WEIGHT] + tile * blocks * TILE
-        mine = arena.request.ctypes.data + 2 * step[REQUEST] + tile * more * TILE
+def product(step: Int64s, count: int, packed: Packed, arena: HalfArena, out: Float32s) -> None:
+    """Take `count` rows through a step; the last writes out (T, count).
+
+    Inner functions are given numbers alone: arrays that are passed on are counted each time.
+    """
+    act, columns, blocks, more = step[ACT], step[COLUMNS], step[DEPTH] // 32, step[BELOW] // 32
+    rows, stride = arena.rows.ctypes.data, arena.rows.shape[1] * 2
+    reads, to, x = rows + step[READS] * 2, rows + step[TO] * 2, rows + packed.x * 2
+    weights = packed.weights.ctypes.data + 2 * step[WEIGHT]
+    request = arena.request.ctypes.data + 2 * step[REQUEST]
+    biases = arena.biases.ctypes.data + 4 * step[BIAS]
+    scratch, sums = arena.scratch.ctypes.data, arena.sums.ctypes.data
+    side = arena.sums.shape[1] * 4 if act == TIMES else 128
+    again = act == TIMES and step[FIRST] == 0
+    for column in range(0, columns, 32):
+        two = columns - column > 16
+        right = weights + column // 16 * blocks * TILE
+        mine = request + column // 16 * more * TILE
         for row in range(0, count, 32):
-            upper = arena.rows.ctypes.data + row * stride + step[READS] * 2
-            lower, after = upper + 16 * stride, blocks * 64
-            made, side = arena.scratch.ctypes.data, 128
+            made = sums + row * side + column * 4 if act == TIMES else scratch
+            _begin(made, side, again, two)
+            _multiply(reads + row * stride, stride, right, blocks, mine, more, two)
+            _end(made, side, two)
+            goal = to + row * stride + 2 * column
             if act == TIMES:
-                side = arena.sums.shape[1] * 4
-                made = arena.sums.ctypes.data + row * side + column * 4
-            _begin(made, side, act == TIMES and step[FIRST] == 0, two)
-            if two:
-                _four(upper, lower, stride, right, right + blocks * TILE, blocks)
-                _four(upper + after, lower + after, stride, mine, mine + more * TILE, more)
-                tile_store(2, made + 64, side)
-                tile_store(3, made + 16 * side + 64, side)
-            else:
-                _two(upper, lower, stride, right, blocks)
-                _two(upper + after, lower + after, stride, mine, more)
-            tile_store(0, made, side)
-            tile_store(1, made + 16 * side, side)
-            if act == LOGITS:
+                _times(goal, stride, made, side, x + row * stride + 2 * column, two)
+            elif act == RELU:
+                _relu(goal, stride, made, side, biases + 4 * column, two)
+            elif act == LOGITS:
                 _logits(step, row, column, count, arena, out)
             else:
-                _finish(step, row, column, two, made, side, packed, arena)
+                _add(goal, stride, made, side, biases + 4 * column, two)
+
+
+@compiled
+def _multiply(
+    left: int, stride: int, right: int, blocks: int, mine: int, more: int, two: bool
+) -> None:
+    """Add the products of 32 rows and 32 columns, or 16, to tiles 0 to 3."""
+    lower, after = left + 16 * stride, blocks * 64
+    if two:
+        _four(left, lower, stride, right, right + blocks * TILE, blocks)
+        _four(left + after, lower + after, stride, mine, mine + more * TILE, more)
+    else:
+        _two(left, lower, stride, right, blocks)
+        _two(left + after, lower + after, stride, mine, more)
 
 
 @compiled
@@ -196,37 +219,43 @@ def _begin(made: int, side: int, again: bool, two: bool) -> None:
 
 
 @compiled
-def _finish(
-    step: Int64s,
-    row: int,
-    column: int,
-    two: bool,
-    made: int,
-    side: int,
-    packed: Packed,
-    arena: HalfArena,
-) -> None:
-    """Round a block's products into rows where the step says: with the bias, or times x."""
-    stride, act = arena.rows.shape[1] * 2, step[ACT]
-    line = arena.rows.ctypes.data + row * stride
-    goal, by = line + 2 * (step[TO] + column), line + 2 * (packed.x + column)
-    bias = arena.biases.ctypes.data + 4 * (step[BIAS] + column)
+def _end(made: int, side: int, two: bool) -> None:
+    """Store tiles 0 to 3."""
+    tile_store(0, made, side)
+    tile_store(1, made + 16 * side, side)
+    if two:
+        tile_store(2, made + 64, side)
+        tile_store(3, made + 16 * side + 64, side)
+
+
+@compiled
+def _times(goal: int, stride: int, made: int, side: int, by: int, two: bool) -> None:
+    """Round 32 rows of products times x."""
     for _ in range(32):
-        if act == TIMES:
-            finish(goal, made, by, 16, 16, 1, 0, 1)
-            if two:
-                finish(goal + 32, made + 64, by + 32, 16, 16, 1, 0, 1)
-        elif act == RELU:
-            finish(goal, made, bias, 16, 16, 0, 1, 1)
-            if two:
-                finish(goal + 32, made + 64, bias + 64, 16, 16, 0, 1, 1)
-        else:
-            finish(goal, made, bias, 16, 16, 0, 0, 1)
-            if two:
-                finish(goal + 32, made + 64, bias + 64, 16, 16, 0, 0, 1)
-        goal += stride
-        by += stride
-        made += side
+        finish(goal, made, by, 16, 16, 1, 0, 1)
+        if two:
+            finish(goal + 32, made + 64, by + 32, 16, 16, 1, 0, 1)
+        goal, made, by = goal + stride, made + side, by + stride
+
+
+@compiled
+def _relu(goal: int, stride: int, made: int, side: int, bias: int, two: bool) -> None:
+    """Round 32 rows of products with the bias, no less than 0."""
+    for _ in range(32):
+        finish(goal, made, bias, 16, 16, 0, 1, 1)
+        if two:
+            finish(goal + 32, made + 64, bias + 64, 16, 16, 0, 1, 1)
+        goal, made = goal + stride, made + side
+
+
+@compiled
+def _add(goal: int, stride: int, made: int, side: int, bias: int, two: bool) -> None:
+    """Round 32 rows of products with the bias."""
+    for _ in range(32):
+        finish(goal, made, bias, 16, 16, 0, 0, 1)
+        if two:
+            finish(goal + 32, made + 64, bias + 64, 16, 16, 0, 0, 1)
+        goal, made = goal + stride, made + side
 
 
 @compiled
@@ -262,10 +291,10 @@ def run_bf16(
         arena.user[: users.shape[1]] = users[b]
         for step in packed.program:
             if step[BELOW]:
-                _matrix(step, packed, arena)
+                matrix(step, packed, arena)
         for start in range(part.begin, part.end, ROWS):
             end = min(part.end, start + ROWS)
-            _gather(table, candidates[b, start:end], pairs[:, b, start:end], packed, arena)
+            gather(table, candidates[b, start : part.end], pairs[:, b, start:end], packed, arena)
             for step in packed.program:
-                _product(step, end - start, packed, arena, out[:, b, start:end])
+                product(step, end - start, packed, arena, out[:, b, start:end])
     tiles_end()

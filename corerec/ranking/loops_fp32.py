@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from corerec.engines.compiled import compiled
+from corerec.ranking.lanes import fetch
 from corerec.ranking.layout import (
     ACT,
     BELOW,
@@ -35,6 +36,12 @@ from corerec.stages import Float32s, Int64s
 
 ROWS = 96
 """Pairs of a chunk, a multiple of MR and of 32: their rows stay in a core's second cache."""
+
+
+AHEAD = 32
+"""Candidates whose memory is asked for ahead of the one that is read."""
+LINE = 64
+"""Bytes of a line of a processor's cache."""
 
 
 class Arena(NamedTuple):
@@ -82,7 +89,7 @@ def add_user(user: Float32s, weights: Float32s, biases: Float32s, out: Float32s)
 
 
 @compiled
-def _matrix(step: Int64s, user: Float32s, packed: Packed, arena: Arena) -> None:
+def matrix(step: Int64s, user: Float32s, packed: Packed, arena: Arena) -> None:
     """Write one step's U^T diag(user) W, in tiles."""
     users, below = packed.u_user.shape[1], step[BELOW]
     size, scaled = users * LANES, arena.scaled
@@ -111,7 +118,7 @@ def _matrix(step: Int64s, user: Float32s, packed: Packed, arena: Arena) -> None:
 
 
 @compiled
-def _vectors(step: Int64s, user: Float32s, packed: Packed, arena: Arena) -> None:
+def vectors(step: Int64s, user: Float32s, packed: Packed, arena: Arena) -> None:
     """Write the logits' U^T diag(user) w, a task after the other."""
     users, below = packed.u_user.shape[1], step[BELOW]
     scaled = arena.scaled
@@ -128,12 +135,18 @@ def _vectors(step: Int64s, user: Float32s, packed: Packed, arena: Arena) -> None
 
 
 @compiled
-def _gather(
-    table: Float32s, numbers: Int64s, pairs: Float32s, packed: Packed, arena: Arena
-) -> None:
-    """Lay the inputs of pairs into rows: the item's from the table, the comparisons (Dp, count)."""
-    own, count, x = table.shape[1], len(numbers), packed.x
+def gather(table: Float32s, numbers: Int64s, pairs: Float32s, packed: Packed, arena: Arena) -> None:
+    """Lay the inputs of pairs into rows: the item's from the table, the comparisons (Dp, count).
+
+    Numbers (at least count,) begin with those of the rows; memory of the next ones is asked for.
+    """
+    own, count, x = table.shape[1], pairs.shape[1], packed.x
+    first, wide = table.ctypes.data, own * table.itemsize
     for i in range(count):
+        if i + AHEAD < len(numbers):
+            begin = first + numbers[i + AHEAD] * wide
+            for line in range(0, wide + LINE - 1, LINE):
+                fetch(begin + line)
         source, to = table[numbers[i]], arena.rows[i, x : x + own]
         for j in range(own):
             to[j] = source[j]
@@ -144,7 +157,7 @@ def _gather(
 
 
 @compiled
-def _logits(step: Int64s, packed: Packed, arena: Arena, out: Float32s) -> None:
+def logits(step: Int64s, packed: Packed, arena: Arena, out: Float32s) -> None:
     """Write the last step's results, few columns of long sums, to out (T, count)."""
     depth, below, at = step[DEPTH], step[BELOW], step[READS]
     for t in range(len(out)):
@@ -163,72 +176,78 @@ def _logits(step: Int64s, packed: Packed, arena: Arena, out: Float32s) -> None:
 
 
 @compiled
-def _product(step: Int64s, count: int, packed: Packed, arena: Arena) -> None:
-    """Take `count` rows through a step, MR rows by two tiles at a time."""
-    depth, below, act = step[DEPTH], step[BELOW], step[ACT]
-    stride = arena.rows.shape[1] * 4
-    room = (below + MR - 1) // MR * MR * LANES
-    for column in range(0, step[COLUMNS], 2 * LANES):
-        tile, width = column // LANES, min(step[COLUMNS] - column, 2 * LANES)
-        right = packed.weights.ctypes.data + 4 * (step[WEIGHT] + tile * depth * LANES)
-        mine = arena.request.ctypes.data + 4 * (step[REQUEST] + tile * room)
-        beside, my_other = right + depth * LANES * 4, mine + room * 4
+def product(step: Int64s, count: int, packed: Packed, arena: Arena) -> None:
+    """Take `count` rows through a step, MR rows by two tiles at a time.
+
+    Inner functions are given numbers alone: arrays that are passed on are counted each time.
+    """
+    depth, below, act, columns = step[DEPTH], step[BELOW], step[ACT], step[COLUMNS]
+    rows, stride = arena.rows.ctypes.data, arena.rows.shape[1] * 4
+    reads, to, x = rows + step[READS] * 4, rows + step[TO] * 4, rows + packed.x * 4
+    weights = packed.weights.ctypes.data + 4 * step[WEIGHT]
+    request = arena.request.ctypes.data + 4 * step[REQUEST]
+    biases = arena.biases.ctypes.data + 4 * step[BIAS]
+    made, side = arena.scratch.ctypes.data, 2 * LANES * 4
+    sums, sums_side = arena.sums.ctypes.data, arena.sums.shape[1] * 4
+    room = (below + MR - 1) // MR * MR * LANES * 4
+    again = act == TIMES and step[FIRST] == 0
+    for column in range(0, columns, 2 * LANES):
+        tile, width = column // LANES, min(columns - column, 2 * LANES)
+        right, mine = weights + tile * depth * LANES * 4, request + tile * room
         for row in range(0, count, MR):
-            left = arena.rows.ctypes.data + row * stride + step[READS] * 4
-            after = left + depth * 4
-            result, side = arena.scratch.ctypes.data, 2 * LANES * 4
+            left = reads + row * stride
             if act == TIMES:
-                side = arena.sums.shape[1] * 4
-                result = arena.sums.ctypes.data + row * side + column * 4
-            second = result + LANES * 4
-            if width > LANES:
-                if act == TIMES and step[FIRST] == 0:
-                    block_dot(result, second, side, left, stride, right, beside, depth, 2, 1)
+                made, side = sums + row * sums_side + column * 4, sums_side
+            _block(made, side, left, stride, right, depth, width, again)
+            if below:
+                if width > LANES:
+                    second, after = made + LANES * 4, left + depth * 4
+                    block_dot(made, second, side, after, stride, mine, mine + room, below, 2, 1)
                 else:
-                    block_dot(result, second, side, left, stride, right, beside, depth, 2, 0)
-                if below:
-                    block_dot(result, second, side, after, stride, mine, my_other, below, 2, 1)
-            else:
-                if act == TIMES and step[FIRST] == 0:
-                    block_dot(result, second, side, left, stride, right, right, depth, 1, 1)
-                else:
-                    block_dot(result, second, side, left, stride, right, right, depth, 1, 0)
-                if below:
-                    block_dot(result, second, side, after, stride, mine, mine, below, 1, 1)
-            _finish(step, row, column, width, result, side, packed, arena)
+                    after = left + depth * 4
+                    block_dot(made, made, side, after, stride, mine, mine, below, 1, 1)
+            goal, by = to + row * stride + column * 4, biases + column * 4
+            if act == TIMES:
+                by = x + row * stride + column * 4
+            _finish(act, goal, stride, made, side, by, width)
 
 
 @compiled
-def _finish(
-    step: Int64s,
-    row: int,
-    column: int,
-    width: int,
-    made: int,
-    side: int,
-    packed: Packed,
-    arena: Arena,
+def _block(
+    made: int, side: int, left: int, stride: int, right: int, depth: int, width: int, again: bool
 ) -> None:
-    """Write a block's products where the step says: with the bias, or times x.
+    """Write, or add, the products of MR rows and up to two tiles."""
+    second, beside = made + LANES * 4, right + depth * LANES * 4
+    if width > LANES:
+        if again:
+            block_dot(made, second, side, left, stride, right, beside, depth, 2, 1)
+        else:
+            block_dot(made, second, side, left, stride, right, beside, depth, 2, 0)
+    elif again:
+        block_dot(made, made, side, left, stride, right, right, depth, 1, 1)
+    else:
+        block_dot(made, made, side, left, stride, right, right, depth, 1, 0)
+
+
+@compiled
+def _finish(act: int, goal: int, stride: int, made: int, side: int, by: int, width: int) -> None:
+    """Write a block's products where they belong: with the bias, or times x.
 
     A part may end within a tile: what follows belongs to the next part.
     """
-    stride, act = arena.rows.shape[1] * 4, step[ACT]
-    line = arena.rows.ctypes.data + row * stride
-    for begin in range(0, width, LANES):
-        keep, at = min(LANES, width - begin), begin * 4
-        goal, by = line + 4 * (step[TO] + column) + at, line + 4 * (packed.x + column) + at
-        bias = arena.biases.ctypes.data + 4 * (step[BIAS] + column) + at
+    for at in range(0, width * 4, LANES * 4):
+        keep = min(LANES, width - at // 4)
+        to, source, other = goal + at, made + at, by + at
         for _ in range(MR):
             if act == TIMES:
-                finish(goal, made + at, by, keep, LANES, 1, 0, 0)
+                finish(to, source, other, keep, LANES, 1, 0, 0)
+                other += stride
             elif act == RELU:
-                finish(goal, made + at, bias, keep, LANES, 0, 1, 0)
+                finish(to, source, other, keep, LANES, 0, 1, 0)
             else:
-                finish(goal, made + at, bias, keep, LANES, 0, 0, 0)
-            goal += stride
-            by += stride
-            at += side
+                finish(to, source, other, keep, LANES, 0, 0, 0)
+            to += stride
+            source += side
 
 
 @compiled
@@ -250,14 +269,14 @@ def run_fp32(
         add_user(users[b], packed.of_user, packed.biases, arena.biases)
         for step in packed.program:
             if step[BELOW] and step[ACT] == LOGITS:
-                _vectors(step, users[b], packed, arena)
+                vectors(step, users[b], packed, arena)
             elif step[BELOW]:
-                _matrix(step, users[b], packed, arena)
+                matrix(step, users[b], packed, arena)
         for start in range(part.begin, part.end, ROWS):
             end = min(part.end, start + ROWS)
-            _gather(table, candidates[b, start:end], pairs[:, b, start:end], packed, arena)
+            gather(table, candidates[b, start : part.end], pairs[:, b, start:end], packed, arena)
             for step in packed.program:
                 if step[ACT] == LOGITS:
-                    _logits(step, packed, arena, out[:, b, start:end])
+                    logits(step, packed, arena, out[:, b, start:end])
                 else:
-                    _product(step, end - start, packed, arena)
+                    product(step, end - start, packed, arena)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from torch import Tensor
 
 from corerec.errors import InvalidArgument
-from corerec.ranking.features import RankingBatch
-from corerec.ranking.model import RankingModel
-from corerec.ranking.tables import ItemTables
+
+if TYPE_CHECKING:
+    from corerec.ranking.features import RankingBatch
+    from corerec.ranking.model import RankingModel
+    from corerec.ranking.tables import ItemTables
 
 Precision = Literal["fp32", "bf16", "int8"]
 """fp32 has the plain model's numbers; the others are faster, and a release says how far off."""

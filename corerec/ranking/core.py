@@ -158,8 +158,8 @@ class RankingCore:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Look-ups of kept users by outcome, and changed items that the models could not read."""
-        return {**self._requests.counts, "items_refused": self._live.refused}
+        """Look-ups of kept users, by outcome."""
+        return self._requests.counts
 
     def apply(self, changes: Sequence[ItemChange]) -> None:
         """Take changes of the catalogue, in the order of their positions with none left out.

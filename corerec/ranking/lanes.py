@@ -9,6 +9,8 @@ does not find these forms by itself. Addresses are integers; sizes are the calle
 
 from __future__ import annotations
 
+from typing import Any
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -22,7 +24,7 @@ _LANES = ir.VectorType(_FLOAT, LANES)
 
 
 @intrinsic
-def dots(typingctx, first, second, third, fourth, against, width, out, step):
+def _dots(typingctx, first, second, third, fourth, against, width, out, step):
     """Write (4, 16) dot products, a row every `step` bytes; the others are addresses of float32.
 
     Shapes: four of (D,), D = width > 0; against (D, 16); out (4, 16).
@@ -31,14 +33,14 @@ def dots(typingctx, first, second, third, fourth, against, width, out, step):
     signature = types.void(i64, i64, i64, i64, i64, i64, i64, i64)
 
     def generate(context, builder, sig, args):
-        _emit(builder, args[:TOGETHER], *args[TOGETHER:])
+        _emit_dots(builder, args[:TOGETHER], *args[TOGETHER:])
         return context.get_dummy_value()
 
     return signature, generate
 
 
 @intrinsic
-def fetch(typingctx, address):
+def _fetch(typingctx, address):
     """Ask for the line of memory at an address, so that it is there when it is read."""
 
     def generate(context, builder, sig, args):
@@ -52,8 +54,8 @@ def fetch(typingctx, address):
     return types.void(types.int64), generate
 
 
-def _emit(builder, vectors, against, width, out, step) -> None:
-    """Write the loop over the dimensions; see `dots`."""
+def _emit_dots(builder, vectors, against, width, out, step) -> None:
+    """Write the loop over the dimensions; see `_dots`."""
     scalars = [builder.inttoptr(one, _FLOAT.as_pointer()) for one in vectors]
     rows = builder.inttoptr(against, _LANES.as_pointer())
     kept = [cgutils.alloca_once_value(builder, ir.Constant(_LANES, None)) for _ in vectors]
@@ -71,7 +73,7 @@ def _emit(builder, vectors, against, width, out, step) -> None:
 
 
 @intrinsic
-def attend(typingctx, numbers, biases, count):
+def _attend(typingctx, numbers, biases, count):
     """Return the mean of numbers, weighted by the softmax of number plus bias.
 
     Shapes: addresses of (count * 16,) float32 each.
@@ -79,12 +81,12 @@ def attend(typingctx, numbers, biases, count):
     i64 = types.int64
 
     def generate(context, builder, sig, args):
-        return _attend(builder, *args)
+        return _emit_attend(builder, *args)
 
     return types.float32(i64, i64, i64), generate
 
 
-def _attend(builder, numbers, biases, count):
+def _emit_attend(builder, numbers, biases, count):
     own = builder.inttoptr(numbers, _LANES.as_pointer())
     added = builder.inttoptr(biases, _LANES.as_pointer())
     most = cgutils.alloca_once_value(builder, _all(-3e38))
@@ -151,3 +153,11 @@ def _exp(builder, x):
         total = builder.fadd(product, _all(factor), flags=("contract",))
     power = builder.shl(twos, ir.Constant(integers, [23] * LANES))
     return builder.bitcast(builder.add(builder.bitcast(total, integers), power), _LANES)
+
+
+dots: Any = _dots
+"""Write (4, 16) dot products; see `_dots`."""
+attend: Any = _attend
+"""Return a mean weighted by a softmax; see `_attend`."""
+fetch: Any = _fetch
+"""Ask for the line of memory at an address."""

@@ -5,7 +5,7 @@ What a user brings (vectors, followers and values of the history) is laid out on
 definition.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, call-arg"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 # B requests, n candidates, F features, L history, D tower, J values and M list columns of an item
 
 from __future__ import annotations

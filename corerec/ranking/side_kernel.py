@@ -3,7 +3,7 @@
 What depends on the user alone is laid out once, by `seat_sides`; `compare` is the rest.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, call-arg"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 # S seats, B requests, n candidates, F features, E item width, A attended history, V = A / 16 lanes
 
 from __future__ import annotations

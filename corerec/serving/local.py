@@ -49,6 +49,7 @@ def in_process(file: DeploymentFile, release: str, store: str = "") -> ServerPro
         limit_blas(1)
         retrieve_core, rank_core, rerank_core = await asyncio.to_thread(load)
         observe = observe_sources(retrieve_core, metrics)
+        metrics.cores.watch(rank_core)
         return (
             await _stage("retrieve", retrieve_core, retrieval, gateway, metrics, observe),
             await _stage("rank", rank_core, ranking, gateway, metrics),

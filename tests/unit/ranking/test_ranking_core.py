@@ -14,6 +14,7 @@ from corerec.errors import InvalidArgument, Unavailable
 from corerec.ranking.core import RankingCore
 from corerec.ranking.folded import FoldedRanker
 from corerec.ranking.prepare import PreparedExamples
+from corerec.serving.core_metrics import CoreCollector
 from corerec.stages import Candidates, RankEntry, RankResult, UserContext
 
 NOW = START + 20 * HOUR
@@ -194,6 +195,20 @@ def test_it_warms_and_says_which_release_it_holds(core: RankingCore) -> None:
     assert core.release == "test-release"
     assert core.device.type == "cpu"
     assert set(ok(core.run([make_entry(1)])[0]).timings) == {"features", "score"}
+
+
+def test_look_ups_of_kept_users_are_a_metric(core: RankingCore) -> None:
+    collector = CoreCollector()
+    collector.watch(core)
+    core.run([make_entry(1), make_entry(2)])
+    core.run([make_entry(2), make_entry(3), make_entry(2)])
+    found = {
+        (sample.labels["cache"], sample.labels["outcome"]): sample.value
+        for family in collector.collect()
+        for sample in family.samples
+        if sample.name == "corerec_cache_lookups_total"
+    }
+    assert found == {("ranking_users", "hit"): 2, ("ranking_users", "miss"): 3}
 
 
 def test_a_device_that_is_not_there_is_refused(world: World, tmp_path: Path) -> None:

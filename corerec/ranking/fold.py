@@ -87,7 +87,7 @@ def fold(dcn: Dcn, users: int) -> Fold:
         steps.append(_reader(f"z{place}", layer.v.detach(), None, constant, place, users))
         constant = constant + layer.bias.detach()
     steps.append(_scaled(below, len(layers) - 1))
-    deep = _deep(dcn)
+    deep = layers_of(dcn.deep, dcn.norm)
     names = [f"h{place}" for place in range(len(deep))]
     first, bias = deep[0]
     head, head_bias = dcn.deep_head.weight.detach().T, dcn.deep_head.bias.detach()  # (H, T)
@@ -145,14 +145,14 @@ def _reader(
     )  # fmt: skip
 
 
-def _deep(dcn: Dcn) -> list[tuple[Tensor, Tensor]]:
-    """Return weights (in, out) and biases of the deep layers, their normalisation folded in."""
+def layers_of(linear: nn.ModuleList, norms: nn.ModuleList) -> list[tuple[Tensor, Tensor]]:
+    """Return weights (in, out) and biases of layers, their normalisation, if any, folded in."""
     found = []
-    for place, module in enumerate(dcn.deep):
+    for place, module in enumerate(linear):
         layer = cast(nn.Linear, module)
         weight, bias = layer.weight.detach().T, layer.bias.detach()
-        if len(dcn.norm):
-            norm = cast(nn.BatchNorm1d, dcn.norm[place])
+        if len(norms):
+            norm = cast(nn.BatchNorm1d, norms[place])
             mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
             scale = norm.weight.detach() / torch.sqrt(var + norm.eps)
             weight, bias = weight * scale, (bias - mean) * scale + norm.bias.detach()

@@ -1,8 +1,7 @@
 """FoldedRanker: the ranking model rearranged for serving. Same numbers, a fraction of the work.
 
 `fold.py` has the mathematics; here the parts of a release meet: a table of the items' inputs made
-at load, users and comparisons computed by the model, the rest by `CpuKernel` on a CPU and by the
-fold's steps elsewhere.
+at load, users and comparisons computed by the model, the rest by a form of the network.
 """
 
 # B requests, n candidates, P = B n pairs, T tasks
@@ -10,14 +9,16 @@ fold's steps elsewhere.
 from __future__ import annotations
 
 import logging
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from corerec.errors import InvalidArgument
 from corerec.ranking.features import RankingBatch
-from corerec.ranking.fold import evaluate, fold, folds
-from corerec.ranking.kernel import CpuKernel
+from corerec.ranking.fold import Fold, evaluate, fold, folds
+from corerec.ranking.fold_dlrm import FoldedDlrm
+from corerec.ranking.kernel import CpuKernel, precision_here
 from corerec.ranking.model import RankingModel
 from corerec.ranking.precision import Precision, Ranker, check_precision
 from corerec.ranking.tables import ItemTables, wider
@@ -54,9 +55,60 @@ def serving_form(model: RankingModel, tables: ItemTables, precision: Precision =
     Raises InvalidArgument for a precision that is not of PRECISIONS.
     """
     check_precision(precision)
-    if model.dcn is not None and folds(model.dcn):
-        return FoldedRanker(model, tables, precision=precision)
-    return PlainRanker(model, tables, precision)
+    if model.dcn is not None and not folds(model.dcn):
+        return PlainRanker(model, tables, precision)
+    return FoldedRanker(model, tables, precision=precision)
+
+
+class Form(Protocol):
+    """A folded network, with the numbers of items that it reads from a table."""
+
+    def table(self, rows: int) -> Tensor:
+        """Return room (rows, at least the width of `items`) for so many items."""
+
+    def items(self, inputs: Tensor) -> Tensor:
+        """Return what is kept of items. Shapes: inputs (m, Di), result (m, ...)."""
+
+    def __call__(self, user: Tensor, table: Tensor, candidates: Tensor, pairs: Tensor) -> Tensor:
+        """Return logits (T, B, n). Shapes: user (B, Du), candidates (B, n), pairs (Dp, B, n)."""
+
+
+class FoldedDcn:
+    """A folded DCN-v2 computed step by step in torch: any device."""
+
+    def __init__(self, folded: Fold, items: int, *, half: bool) -> None:
+        self._fold, self._items, self._half = folded, items, half
+
+    def table(self, rows: int) -> Tensor:
+        """Return room for the inputs of so many items."""
+        return torch.zeros(rows, self._items, device=self._fold.u_user.device)
+
+    def items(self, inputs: Tensor) -> Tensor:
+        """Return the inputs."""
+        return inputs
+
+    def __call__(self, user: Tensor, table: Tensor, candidates: Tensor, pairs: Tensor) -> Tensor:
+        """Return logits (T, B, n). Shapes: user (B, Du), candidates (B, n), pairs (Dp, B, n)."""
+        x = torch.cat([table[candidates], pairs.permute(1, 2, 0)], dim=-1)
+        with torch.autocast(table.device.type, torch.bfloat16, enabled=self._half):
+            logits = evaluate(self._fold, user, x)
+        return logits.float().permute(2, 0, 1)
+
+
+def form_of(model: RankingModel, precision: Precision, device: torch.device) -> Form:
+    """Return the fastest form of a model whose network folds."""
+    users, items, half = model.user_side_width, model.item_side_width, precision == "bf16"
+    if model.dlrm is not None:
+        # On a CPU its products are so small that rounding costs more than it saves.
+        return FoldedDlrm(model.dlrm, users, items, half=half and device.type != "cpu")
+    if model.dcn is None or not folds(model.dcn):
+        raise InvalidArgument("a network of full crosses does not fold: it has no small z to keep")
+    folded = fold(model.dcn, users)
+    if device.type != "cpu":
+        return FoldedDcn(folded, items, half=half)
+    if precision_here(precision) != precision:
+        log.warning("no matrix instructions for bf16 here: scores are computed in fp32")
+    return CpuKernel(folded, items, precision)
 
 
 class FoldedRanker:
@@ -75,27 +127,14 @@ class FoldedRanker:
         Raises InvalidArgument for a network that does not fold.
         """
         self.model, self.tables = model.to(tables.device).eval(), tables
-        if model.dcn is None:
-            raise InvalidArgument(f"a ranker that folds is a dcn, got {model.config.network}")
-        self._fold = fold(model.dcn, model.user_side_width)
-        self._half = precision == "bf16"
-        self._kernel: CpuKernel | None = None
-        if tables.device.type == "cpu":
-            self._kernel = CpuKernel(self._fold, model.item_side_width, precision)
-            if self._kernel.precision != precision:
-                log.warning("no matrix instructions for bf16 here: scores are computed in fp32")
+        self._form = form_of(model, precision, tables.device)
         self.table: Tensor | None = None
-        """(R, at least Di): the inputs of items, in the numbers that pairs are computed in"""
-        if tables.room * self._room(1).nbytes <= table_bytes:
-            self.table = self._room(tables.room)
+        """(R, ...): what the form keeps of items"""
+        if tables.room * self._form.table(1).nbytes <= table_bytes:
+            self.table = self._form.table(tables.room)
             numbers = torch.arange(len(tables) + 1, device=tables.device)
             for part in torch.split(numbers, CHUNK):
                 self.refresh(part)
-
-    def _room(self, rows: int) -> Tensor:
-        if self._kernel is not None:
-            return self._kernel.table(rows)
-        return torch.zeros(rows, self.model.item_side_width, device=self.tables.device)
 
     @torch.no_grad()
     def refresh(self, rows: Tensor) -> None:
@@ -104,10 +143,11 @@ class FoldedRanker:
             return
         if (more := self.tables.room - len(self.table)) > 0:
             self.table = wider(self.table, more)
-        self.table[rows, : self.model.item_side_width] = self._items(rows).to(self.table.dtype)
+        self._fill(self.table, rows, rows)
 
-    def _items(self, rows: Tensor) -> Tensor:
-        return self.model.item_side(self.tables, rows)
+    def _fill(self, table: Tensor, at: Tensor, rows: Tensor) -> None:
+        fresh = self._form.items(self.model.item_side(self.tables, rows)).to(table.dtype)
+        table[at, : fresh.shape[1]] = fresh
 
     @torch.no_grad()
     def __call__(self, batch: RankingBatch, pairs: Tensor) -> Tensor:
@@ -115,19 +155,11 @@ class FoldedRanker:
         model, candidates = self.model, batch.candidates
         table = self.table
         if table is None:
-            table = self._room(candidates.numel())
-            table[:, : model.item_side_width] = self._items(candidates.reshape(-1)).to(table.dtype)
-            candidates = torch.arange(len(table), device=table.device).view(candidates.shape)
-        user, compared = batch.user_side, batch.compared  # (B, Du), (Dp, B, n)
-        if user is None:
-            user = model.user_side(batch)
-        if compared is None:
-            # Comparisons are of embeddings as they were trained, whatever the table holds.
-            wanted = model.item(batch.candidates.clamp(max=len(self.tables)))  # (B, n, E)
-            compared = model.pair_side(batch, pairs, wanted)
-        if self._kernel is not None:
-            return self._kernel(user, table, candidates, compared)
-        x = torch.cat([table[candidates], compared.permute(1, 2, 0)], dim=-1)
-        with torch.autocast(table.device.type, torch.bfloat16, enabled=self._half):
-            logits = evaluate(self._fold, user, x)
-        return logits.float().permute(2, 0, 1)
+            table = self._form.table(candidates.numel())
+            rows = torch.arange(len(table), device=table.device)
+            self._fill(table, rows, candidates.reshape(-1))
+            candidates = rows.view(candidates.shape)
+        # Comparisons are of embeddings as they were trained, whatever the table holds.
+        wanted = model.item(batch.candidates.clamp(max=len(self.tables)))  # (B, n, E)
+        compared = model.pair_side(batch, pairs, wanted)  # (Dp, B, n)
+        return self._form(model.user_side(batch), table, candidates, compared)

@@ -52,6 +52,10 @@ class CpuKernel:
             return torch.zeros(rows, up(self._items, 16), dtype=torch.bfloat16)
         return torch.zeros(rows, self._items)
 
+    def items(self, inputs: Tensor) -> Tensor:
+        """Return what the table holds of items: their inputs (m, Di)."""
+        return inputs
+
     def __call__(self, user: Tensor, table: Tensor, candidates: Tensor, pairs: Tensor) -> Tensor:
         """Return logits (T, B, n).
 

@@ -4,6 +4,7 @@ The same steps as `loops_fp32`, 32 rows by 32 columns at a time in four of the e
 What the user adds to a column stays float32.
 """
 
+# mypy: disable-error-code="call-arg"
 # B requests, n candidates, T tasks, Du user's inputs, Dp comparisons
 
 from __future__ import annotations

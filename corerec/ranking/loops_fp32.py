@@ -4,6 +4,7 @@
 the same order whatever else is computed: scores are bit-equal however requests share a batch.
 """
 
+# mypy: disable-error-code="call-arg"
 # B requests, n candidates, T tasks, Du user's inputs, Dp comparisons
 
 from __future__ import annotations

@@ -62,8 +62,7 @@ def test_it_is_served_as_the_plain_model_scores(
     model = make_model(world, **NETWORKS[network], **tasks)
     tables = world.tables()
     form = serving_form(model, tables)
-    folds = network in ("dcn", "stacked", "normalised")
-    assert isinstance(form, FoldedRanker if folds else PlainRanker)
+    assert isinstance(form, PlainRanker if network == "full" else FoldedRanker)
     prepared = PreparedExamples.compute(world.examples, tables, world.users, world.popularity)
     batch, pairs = prepared.batch(np.arange(20))
     with torch.no_grad():

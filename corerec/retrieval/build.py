@@ -8,11 +8,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 
 from corerec.config import build_config
 from corerec.errors import InvalidArgument, ReleaseError
+from corerec.retrieval.choose.truth import exact_best
 from corerec.retrieval.index import IndexConfig, IndexInfo, ItemIndex
 from corerec.retrieval.legacy import load_legacy
 from corerec.retrieval.stores.base import VectorStore
@@ -231,7 +231,7 @@ def _tune(
 ) -> float:
     """Set the least search that reaches the target recall, and return what it reaches."""
     k = min(config.recall_at, len(vectors))
-    truth = numbers[faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)[1]]
+    truth = numbers[exact_best(vectors, queries, k, "ip")]
     offset = np.arange(len(queries))[:, None] * (int(numbers[-1]) + 1)
     recalls: dict[int, float] = {}
 

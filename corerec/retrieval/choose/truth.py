@@ -4,38 +4,61 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import faiss
 import numpy as np
+import torch
 
 from corerec.retrieval.stores import Metric
 from corerec.retrieval.stores.arrays import unit
 from corerec.stages import Float32s, Int64s
 
-_faiss: Any = faiss
-CHUNK = 1 << 18
+CHUNK = 1 << 15
 """Items that are compared at a time, so that a memory-map of any size does."""
+_QUERIES = 128
+"""Queries that are compared with them at a time: 16 MiB of scores."""
 
 
 def exact_best(vectors: Float32s, queries: Float32s, k: int, metric: Metric) -> Int64s:
     """Return the numbers of the exact best k of each query, (Q, min(k, N)), best first."""
-    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    sign = -1 if metric == "l2" else 1
-    queries = np.ascontiguousarray(queries)
-    scores = np.empty((len(queries), 0), np.float32)
-    numbers = np.empty((len(queries), 0), np.int64)
+    found = np.empty((len(queries), min(k, len(vectors))), np.int64)
+    for start in range(0, len(queries), _QUERIES):
+        some = np.ascontiguousarray(queries[start : start + _QUERIES], np.float32)
+        found[start : start + _QUERIES] = _best(vectors, torch.from_numpy(some), k, metric)
+    return found
+
+
+def _best(vectors: Float32s, queries: torch.Tensor, k: int, metric: Metric) -> Int64s:
+    """Return what `exact_best` does, of a few queries."""
+    scores = torch.empty((len(queries), 0))
+    numbers = torch.empty((len(queries), 0), dtype=torch.int64)
     for start in range(0, len(vectors), CHUNK):
         part = np.ascontiguousarray(vectors[start : start + CHUNK], np.float32)
         if metric == "cosine":
             part = unit(part)
-        values, rows = _faiss.knn(queries, part, min(k, len(part)), metric=kind)
-        scores = np.concatenate([scores, sign * values], axis=1)
-        numbers = np.concatenate([numbers, rows + start], axis=1)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        scores = np.take_along_axis(scores, best, 1)
-        numbers = np.take_along_axis(numbers, best, 1)
-    return numbers
+        own = torch.from_numpy(part)
+        product = queries @ own.T  # (Q, n)
+        if metric == "l2":
+            product = 2 * product - own.square().sum(1)  # the query's own length changes no order
+        # Few of a later chunk reach what a query has already: only those are looked at again.
+        if scores.shape[1] < k:
+            values, rows = product.topk(min(k, len(part)), dim=1)
+        else:
+            values, rows = _above(product, scores[:, -1])
+        scores = torch.cat([scores, values], dim=1)
+        numbers = torch.cat([numbers, rows + start], dim=1)
+        scores, order = scores.topk(min(k, scores.shape[1]), dim=1)
+        numbers = numbers.gather(1, order)
+    return numbers.numpy()
+
+
+def _above(scores: torch.Tensor, least: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the scores (Q, n) above a query's least (Q,) and their columns, padded with -inf."""
+    rows, columns = torch.nonzero(scores > least[:, None], as_tuple=True)  # by row
+    counts = torch.bincount(rows, minlength=len(scores))
+    places = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+    values = torch.full((len(scores), int(counts.max()) if len(counts) else 0), -torch.inf)
+    found = torch.zeros(values.shape, dtype=torch.int64)
+    values[rows, places], found[rows, places] = scores[rows, columns], columns
+    return values, found
 
 
 def recalls(found: Int64s, truth: Int64s) -> Float32s:

@@ -22,7 +22,7 @@ from corerec.retrieval.choose import (
 )
 from corerec.retrieval.choose.measure import lower_end
 from corerec.retrieval.choose.truth import exact_best, recalls
-from corerec.retrieval.stores import IndexSpec, create_index
+from corerec.retrieval.stores import IndexSpec, Metric, create_index
 
 ITEMS, DIM, K = 6000, 16, 20
 FAST = Target(recall=0.9, at=K, batch=32, pilot=100_000, threads=1)
@@ -261,3 +261,20 @@ def test_an_empty_catalogue_and_nan_are_refused(items: np.ndarray, tmp_path: Pat
         choose_index(broken, items[:5], work=tmp_path)
     with pytest.raises(InvalidArgument, match="recall must be in"):
         Target(recall=95)
+
+
+@pytest.mark.parametrize("metric", ["ip", "l2", "cosine"])
+def test_the_exact_best_is_that_of_a_sort_of_all_scores(metric: Metric) -> None:
+    rng = np.random.default_rng(1)
+    for count, asked, k in ((0, 5, 3), (7, 5, 50), (40_000, 0, 3), (70_001, 300, 77)):
+        vectors = rng.normal(size=(count, 8)).astype(np.float32)
+        queries = rng.normal(size=(asked, 8)).astype(np.float32)
+        found = exact_best(vectors, queries, k, metric)
+        assert found.shape == (asked, min(k, count))
+        for own, query in zip(found[::60], queries[::60], strict=True):
+            exact = vectors.astype(np.float64) @ query
+            if metric == "l2":
+                exact = -np.square(vectors.astype(np.float64) - query).sum(1)
+            if metric == "cosine":
+                exact /= np.linalg.norm(vectors.astype(np.float64), axis=1)
+            assert np.allclose(exact[own], np.sort(exact)[::-1][:k], atol=1e-5)

@@ -17,14 +17,14 @@ from corerec.live.arrays import Growing
 from corerec.live.catalogue import LiveCatalogue
 from corerec.live.snapshot import read_snapshot
 from corerec.release import Catalogue, Release
+from corerec.rerank.check import check_entry
 from corerec.rerank.choosing import BY_SCORE, DPP, MMR, Choice, choose
 from corerec.rerank.compiled import DAY_MICROS, CompiledRules, compile_rules
 from corerec.rerank.record import Outcome, Recorder
-from corerec.rerank.rules import MAX_RERANK_K, RerankRules, load_rules
+from corerec.rerank.rules import RerankRules, load_rules
 from corerec.rerank.scoring import Scored, score
 from corerec.rerank.vectors import VECTORS, Encode, encoder_of, read_vectors
 from corerec.stages import (
-    MAX_CANDIDATES,
     Candidates,
     Int64s,
     RerankEntry,
@@ -143,23 +143,7 @@ class RerankCore:
 
     def check(self, entry: RerankEntry) -> None:
         """Raise InvalidArgument unless k, columns, item numbers and scores obey their rules."""
-        if not 1 <= entry.k <= MAX_RERANK_K:
-            raise InvalidArgument(f"k must be in [1, {MAX_RERANK_K}], got {entry.k}")
-        if entry.now < 0:
-            raise InvalidArgument(f"request_time_micros must be >= 0, got {entry.now}")
-        numbers, scores = entry.candidates.numbers, entry.candidates.scores
-        if not len(numbers) == len(scores) == len(entry.candidates.sources):
-            raise InvalidArgument(
-                "candidate columns must be equally long, got "
-                f"{len(numbers)} item numbers, {len(scores)} scores and "
-                f"{len(entry.candidates.sources)} sources"
-            )
-        if len(numbers) > MAX_CANDIDATES:
-            raise InvalidArgument(
-                f"candidates must be at most {MAX_CANDIDATES}, got {len(numbers)}"
-            )
-        if len(numbers):
-            self._check_values(entry.candidates)
+        check_entry(entry, len(self._catalogue) + AHEAD)
 
     def run(self, entries: Sequence[RerankEntry]) -> list[RerankResult | CoreRecError]:
         """Rerank a batch. A bad entry gives an error in its place, its neighbours a result."""
@@ -182,21 +166,6 @@ class RerankCore:
         )
         for explain in (False, True):
             self.run([RerankEntry(candidates=candidates, k=10, explain=explain)])
-
-    def _check_values(self, candidates: Candidates) -> None:
-        if not np.isfinite(candidates.scores).all():
-            row = int(np.argmin(np.isfinite(candidates.scores)))
-            raise InvalidArgument(
-                f"scores must be finite, got {candidates.scores[row]} in place {row}"
-            )
-        ordered = np.sort(candidates.numbers)
-        limit = len(self._catalogue) + AHEAD
-        if ordered[0] < 0 or ordered[-1] >= limit:
-            bad = ordered[0] if ordered[0] < 0 else ordered[-1]
-            raise InvalidArgument(f"item numbers must be in [0, {limit}), got {bad}")
-        if (double := ordered[1:] == ordered[:-1]).any():
-            number = ordered[1:][double][0]
-            raise InvalidArgument(f"item numbers must be given once, got {number} twice")
 
     def _reach(self, count: int) -> None:
         """Have rows for numbers that were not applied yet: nothing is known of these items."""

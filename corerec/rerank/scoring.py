@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corerec.engines.compiled import compiled
+from corerec.rerank.ahead import ask_for
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -55,6 +56,11 @@ def score(
     kind, which code -1 reads, is 1. `now` and `half_life` are microseconds, and `born` -1 or `now`
     0 is unknown.
     """
+    ask_for(numbers, blocked.ctypes.data, 1)
+    ask_for(numbers, deleted.ctypes.data, 1)
+    ask_for(numbers, born.ctypes.data, 8)
+    ask_for(numbers, categories.ctypes.data, 4)
+    ask_for(numbers, creators.ctypes.data, 4)
     scores, factors = ranked.copy(), np.ones((len(numbers), 3))
     gone, free, count = np.zeros(len(numbers), np.bool_), np.empty(len(numbers), np.int64), 0
     for row in range(len(numbers)):

@@ -21,4 +21,4 @@ def ask_for(rows: Int64s, address: int, width: int) -> None:
     """Ask for rows (n,) of a table at an address whose rows are `width` bytes."""
     for row in rows:
         for offset in range(0, width, _LINE):
-            fetch(np.int64(address) + row * width + offset)  # type: ignore[call-arg]  # one, compiled
+            fetch(np.int64(address) + row * width + offset)

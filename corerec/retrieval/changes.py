@@ -13,7 +13,7 @@ from corerec.live.content import KIND, ContentSide, EncodedItems
 from corerec.retrieval.filters import AttributeTable
 from corerec.retrieval.shard_search import ShardSearch
 from corerec.stages import Float32s, Int64s
-from corerec.store.catalogue import ItemChange
+from corerec.store.catalogue import Item, ItemChange
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,12 @@ class ShardChanges:
         """Position of the newest change that was applied."""
         self.refused = 0
         """Items that could not be encoded."""
+
+    def warm(self) -> None:
+        """Encode an item of which nothing is known: the first reads the weights from the disk."""
+        content = self._content
+        if content is not None and content.has_tower:
+            content.encode(np.array([content.item_count]), [Item(item_id="-")])
 
     def apply(
         self,

@@ -194,6 +194,7 @@ class ShardCore:
 
     def warm(self) -> None:
         """Run typical batches and changes so that the first real ones are as fast as any."""
+        self._changes.warm()
         for own in self._search.vectors:
             own.warm()
         rng = np.random.default_rng(0)

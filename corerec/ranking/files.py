@@ -45,12 +45,13 @@ def load_ranker(schema: FeatureSchema, weights: Path, config: Path) -> RankingMo
             f"{config.name}: format must be {FORMAT}, got {described.get('format')}"
         )
     sizes = build_config(RankingModelConfig, described["config"], source=config.name)
-    model = RankingModel(schema, sizes, described["tower_width"])
+    with torch.device("meta"):  # no numbers are drawn for weights that are read
+        model = RankingModel(schema, sizes, described["tower_width"])
     try:
         state = load_file(weights)
         # Releases from before there were several tasks hold one scale and bias as (2,).
         state["calibration"] = state["calibration"].view(-1, 2)
-        model.load_state_dict(state)
+        model.load_state_dict(state, assign=True)
     except (RuntimeError, KeyError) as error:
         first = str(error).splitlines()[-1].strip()
         raise InvalidArgument(f"{weights.name} does not fit {config.name}: {first}") from None

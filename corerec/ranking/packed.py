@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from corerec.ranking.tables import ItemTables
+from corerec.ranking.tables import ItemTables, roomy
 
 HEAD = 4
 """Words before the values: the moment of birth (two), total and recent popularity."""
@@ -20,10 +20,8 @@ CHUNK = 65_536
 
 
 def _zeros(rows: int, words: int) -> NDArray[np.int32]:
-    """Return zeros (R, W) that begin with a line, and take memory when they are written."""
-    space = np.zeros(rows * words + LINE, np.int32)
-    first = -space.ctypes.data // space.itemsize % LINE
-    return space[first : first + rows * words].reshape(rows, words)
+    found: NDArray[np.int32] = roomy((rows, words), torch.int32, torch.device("cpu")).numpy()
+    return found
 
 
 class PackedItems:

@@ -7,6 +7,7 @@ no masks. Rows after it are items that came later: number i has row i + 1. What 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,8 @@ COLUMNS = (
     "born_micros",
 )  # fmt: skip
 """Fields of ItemTables with a row for every item."""
+LINE = 64
+"""Bytes of a line of a processor's cache."""
 
 
 @dataclass(kw_only=True)
@@ -150,10 +153,22 @@ class ItemTables:
 _BLANKS = {"born_micros": -1}
 
 
+def roomy(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros that begin with a cache's line and, on a CPU, take memory as they are written.
+
+    Those of torch are written when they are made.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    count = math.prod(shape) * dtype.itemsize
+    space = np.zeros(count + LINE, np.uint8)
+    first = -space.ctypes.data % LINE
+    return torch.from_numpy(space[first : first + count]).view(dtype).view(shape)
+
+
 def wider(table: Tensor, more: int, blank: int = 0) -> Tensor:
     """Return a copy of a table with so many rows more."""
-    shape = (len(table) + more, *table.shape[1:])
-    found = torch.zeros(shape, dtype=table.dtype, device=table.device)
+    found = roomy((len(table) + more, *table.shape[1:]), table.dtype, table.device)
     found[: len(table)] = table
     if blank:
         found[len(table) :] = blank
@@ -169,8 +184,7 @@ def _with_room(array: NDArray[np.generic], room: int, name: str, device: torch.d
     """Return a tensor with a blank row and more after the rows of an array."""
     count = len(array)
     source = _tensor(array)
-    # Zeros are pages that nobody touched: on a CPU they take memory when they are written.
-    found = torch.zeros((count + 1 + room, *source.shape[1:]), dtype=source.dtype, device=device)
+    found = roomy((count + 1 + room, *source.shape[1:]), source.dtype, device)
     found[:count] = source
     if blank := _BLANKS.get(name, 0):
         found[count:] = blank

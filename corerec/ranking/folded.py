@@ -159,7 +159,9 @@ class FoldedRanker:
             rows = torch.arange(len(table), device=table.device)
             self._fill(table, rows, candidates.reshape(-1))
             candidates = rows.view(candidates.shape)
-        # Comparisons are of embeddings as they were trained, whatever the table holds.
-        wanted = model.item(batch.candidates.clamp(max=len(self.tables)))  # (B, n, E)
-        compared = model.pair_side(batch, pairs, wanted)  # (Dp, B, n)
-        return self._form(model.user_side(batch), table, candidates, compared)
+        user, compared = batch.user_side, batch.compared  # laid out with the requests on a CPU
+        if user is None or compared is None:
+            # Comparisons are of embeddings as they were trained, whatever the table holds.
+            wanted = model.item(batch.candidates.clamp(max=len(self.tables)))  # (B, n, E)
+            user, compared = model.user_side(batch), model.pair_side(batch, pairs, wanted)
+        return self._form(user, table, candidates, compared)

@@ -7,7 +7,7 @@ that the delta fills to its limit, and is then merged. An answer belongs to what
 it was asked for: `taking` changes, `merging` what came, or neither, `quiet`. So the three take
 turns within one run, and what else the machine does falls on all of them.
 
-    python -m benchmarks.live.merge --release .bench/releases-1m/latest
+    python -m benchmarks.live.merge --release .bench/releases-1m
 """
 
 from __future__ import annotations
@@ -46,10 +46,12 @@ from retrieval_svc.servicer import add
 
 RESULT = ROOT / "benchmarks/results/live/merge.json"
 TAKING, MERGING = 0, 1
-SAME_SECONDS = 0.05
-"""Steps that follow each other within this are one merge, and turns one taking."""
+SAME_SECONDS = 0.3
+"""Turns and steps that follow each other within this are one taking, and one merge."""
 BEFORE_SECONDS, AFTER_SECONDS = 0.3, 0.1
 """An answer is not quiet so long before changes are taken, when they are written, nor after."""
+BACKLOG_SECONDS = 0.05
+"""For so long after changes were taken answers still wait for each other, and are of no kind."""
 
 
 class Noting(RetrievalCore):
@@ -174,7 +176,7 @@ def summary(answers: Sequence[tuple[float, float]], notes: np.ndarray[Any, Any])
     # What came before the first burst, when processes started, is of no kind.
     times, took = np.array(sorted(own for own in answers if own[0] > taking[0, 0])).T
     is_taking = within(times, taking)
-    is_merging = within(times, merging) & ~is_taking
+    is_merging = within(times, merging) & ~within(times, taking, 0.0, BACKLOG_SECONDS)
     is_quiet = ~within(times, taking, BEFORE_SECONDS, AFTER_SECONDS)
     is_quiet &= ~within(times, merging, 0.0, AFTER_SECONDS)
     found = {
@@ -184,8 +186,11 @@ def summary(answers: Sequence[tuple[float, float]], notes: np.ndarray[Any, Any])
     steps = {kind: notes[notes[:, 0] == kind] for kind in (TAKING, MERGING)}
     return {
         "answers": found,
-        "merging_p99_to_quiet": round(found["merging"]["p99_ms"] / found["quiet"]["p99_ms"], 2),
-        "taking_p99_to_quiet": round(found["taking"]["p99_ms"] / found["quiet"]["p99_ms"], 2),
+        "to_quiet": {
+            f"{name}_p{q}": round(found[name][f"p{q}_ms"] / found["quiet"][f"p{q}_ms"], 2)
+            for name in ("merging", "taking")
+            for q in (50, 95, 99)
+        },
         "merges": len(merging),
         "merge_seconds": quantiles((merging[:, 1] - merging[:, 0]).tolist(), 1.0),
         "step": quantiles((steps[MERGING][:, 2] - steps[MERGING][:, 1]).tolist()),

@@ -1,9 +1,10 @@
 """What a search waits for while new vectors are merged into an index of a million.
 
-    python benchmarks/retrieval/merge.py [--rows 4096]
+    python benchmarks/retrieval/merge.py [--rows 1024]
 
 The core's thread does a step of the merge, then a search, in turns: the worst case, where every
-search finds a step under way and waits for all of it. Beside it the same searches with nothing to
+search finds a step under way and waits for all of it. A replica rests between steps; what its
+answers pay is measured by benchmarks/live/merge.py. Beside it the same searches with nothing to
 merge, and with a delta that is only searched. Vectors and queries are those of vectors.py. Writes
 benchmarks/results/retrieval/merge.json.
 """
@@ -29,7 +30,7 @@ from vectors import load
 from corerec.retrieval.build import build_index
 
 RESULT = ROOT / "benchmarks/results/retrieval/merge.json"
-K, EXCLUDED, STEP = 500, 50, 16
+K, EXCLUDED, CALL = 500, 50, 16
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:
@@ -42,8 +43,8 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
 def main() -> None:
     """Measure and write the report."""
     arguments = argparse.ArgumentParser(description="searches during a merge")
-    arguments.add_argument("--rows", type=int, default=4096, help="new items, all in the delta")
-    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--rows", type=int, default=1024, help="new items, all in the delta")
+    arguments.add_argument("--rounds", type=int, default=20)
     given = arguments.parse_args()
     faiss.omp_set_num_threads(1)
     torch.set_num_threads(1)
@@ -67,16 +68,16 @@ def main() -> None:
         search()
     found: dict[str, list[float]] = {"nothing new": [], "delta": [], "merging": [], "steps": []}
     for turn in range(given.rounds):
-        found["nothing new"] += [timed(search) for _ in range(400)]
+        found["nothing new"] += [timed(search) for _ in range(100)]
         first = len(vectors) + turn * given.rows
         fresh = np.arange(first, first + given.rows, dtype=np.int64)
-        for part in np.split(fresh, given.rows // STEP):
+        for part in np.split(fresh, given.rows // CALL):
             index.upsert(part, np.array(items[part]))
-        found["delta"] += [timed(search) for _ in range(400)]
+        found["delta"] += [timed(search) for _ in range(100)]
         more = True
         while more:
             begin = time.perf_counter()
-            more = index.maintain(STEP)
+            more = index.maintain()
             found["steps"].append(time.perf_counter() - begin)
             search()
             found["merging"].append(time.perf_counter() - begin)
@@ -84,7 +85,7 @@ def main() -> None:
     p99 = {name: results[name]["p99"] for name in ("nothing new", "delta", "merging")}
     values = {
         "name": "merge",
-        "what": f"one thread, one query at a time, k = {K}, microseconds; a step moves {STEP} rows",
+        "what": f"one thread, one query at a time, k = {K}, microseconds",
         "items": len(vectors),
         "kind": index.info.kind,
         "rows": given.rows,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from corerec.engines.dlrm import dot_interaction
 from corerec.ranking.fold import layers_of
+from corerec.ranking.memory import roomy
 from corerec.ranking.rows import RowDlrm
 
 
@@ -78,7 +79,7 @@ class FoldedDlrm:
     def table(self, rows: int) -> Tensor:
         """Return room for what is kept of so many items: vectors, columns of top and bottom."""
         wide = self._vectors[1] * self._width + sum(self._columns)
-        return torch.zeros(rows, wide, device=self._head.device)
+        return roomy((rows, wide), torch.float32, self._head.device)
 
     @torch.no_grad()
     def items(self, inputs: Tensor) -> Tensor:

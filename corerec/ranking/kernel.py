@@ -19,6 +19,7 @@ from corerec.ranking.layout import Packed, bits, lay_out, up
 from corerec.ranking.loops_bf16 import HalfArena, run_bf16
 from corerec.ranking.loops_fp32 import ROWS, Arena, Part, run_fp32
 from corerec.ranking.machine import LANES, MR
+from corerec.ranking.memory import roomy
 from corerec.ranking.precision import Precision
 from corerec.ranking.tiles import has_amx
 from corerec.stages import Float32s
@@ -49,8 +50,8 @@ class CpuKernel:
     def table(self, rows: int) -> Tensor:
         """Return room for the inputs of so many items, as the kernel reads them."""
         if self._half:
-            return torch.zeros(rows, up(self._items, 16), dtype=torch.bfloat16)
-        return torch.zeros(rows, self._items)
+            return roomy((rows, up(self._items, 16)), torch.bfloat16, torch.device("cpu"))
+        return roomy((rows, self._items), torch.float32, torch.device("cpu"))
 
     def items(self, inputs: Tensor) -> Tensor:
         """Return what the table holds of items: their inputs (m, Di)."""

@@ -56,6 +56,8 @@ class CoreThread:
                 result = work()
             except Exception as error:
                 failure = error
+            except BaseException as error:  # a panic of a library in Rust: the thread goes on
+                failure = RuntimeError(f"{type(error).__name__}: {error}")
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 loop.call_soon_threadsafe(done, result, failure)
             del job, work, done, loop, result, failure  # hold nothing while waiting

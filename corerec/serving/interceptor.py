@@ -58,6 +58,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self, path: str, inner: Callable[[Any, Any], Awaitable[Any]]
     ) -> Callable[[Any, Any], Awaitable[Any]]:
         _, service, method = path.split("/")
+        ok_seconds = self._metrics.rpc_seconds.labels(service, method, "OK")
 
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             request_id = _request_id(context)
@@ -79,8 +80,10 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                     log.exception("%s failed", path)
                 await context.abort(code_of(error), text_of(error))
             finally:
-                seconds = time.monotonic() - started
-                self._metrics.rpc_seconds.labels(service, method, code).observe(seconds)
+                measured = ok_seconds
+                if code != "OK":
+                    measured = self._metrics.rpc_seconds.labels(service, method, code)
+                measured.observe(time.monotonic() - started)
                 REQUEST_ID.reset(token)
 
         return call

@@ -120,6 +120,20 @@ async def test_work_on_the_thread_returns_raises_and_may_be_left() -> None:
     await stage.close()
 
 
+async def test_a_panic_of_the_core_ends_its_batch_and_not_the_thread() -> None:
+    class Panics(FakeRank):
+        def answer(self, given: RankEntry):
+            if given.request_id == "bad":
+                raise KeyboardInterrupt("a panic is no Exception either")
+            return super().answer(given)
+
+    stage = Batcher(Panics(Faults()), stage="rank", metrics=Metrics())
+    with pytest.raises(RuntimeError, match="KeyboardInterrupt: a panic"):
+        await stage.call(entry("bad"), Budget(5.0))
+    assert (await stage.call(entry("good"), Budget(5.0))).result.candidates.numbers.size == 3
+    await stage.close()
+
+
 async def test_a_full_queue_refuses_at_once_and_the_rest_finish() -> None:
     faults = Faults(hold=threading.Event())
     stage = batcher(faults, max_queue=20, max_batch=4)

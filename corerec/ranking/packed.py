@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from corerec.ranking.tables import ItemTables, roomy
+from corerec.ranking.memory import roomy
+from corerec.ranking.tables import ItemTables
 
 HEAD = 4
 """Words before the values: the moment of birth (two), total and recent popularity."""

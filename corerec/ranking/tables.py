@@ -7,7 +7,6 @@ no masks. Rows after it are items that came later: number i has row i + 1. What 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from corerec.errors import InvalidArgument
 from corerec.features import CategoricalFeature, FeatureSchema, ItemFeatures
+from corerec.ranking.memory import roomy
 from corerec.ranking.transitions import TransitionTable
 
 COLUMNS = (
@@ -24,8 +24,6 @@ COLUMNS = (
     "born_micros",
 )  # fmt: skip
 """Fields of ItemTables with a row for every item."""
-LINE = 64
-"""Bytes of a line of a processor's cache."""
 
 
 @dataclass(kw_only=True)
@@ -151,19 +149,6 @@ class ItemTables:
 
 
 _BLANKS = {"born_micros": -1}
-
-
-def roomy(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return zeros that begin with a cache's line and, on a CPU, take memory as they are written.
-
-    Those of torch are written when they are made.
-    """
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    count = math.prod(shape) * dtype.itemsize
-    space = np.zeros(count + LINE, np.uint8)
-    first = -space.ctypes.data % LINE
-    return torch.from_numpy(space[first : first + count]).view(dtype).view(shape)
 
 
 def wider(table: Tensor, more: int, blank: int = 0) -> Tensor:

@@ -107,6 +107,8 @@ def test_the_rules_catch_what_they_forbid(
         ("corerec.rerank.core", ("torch", "faiss", "grpc", "ray")),
         ("rerank_svc.servicer", ("torch", "faiss", "ray")),
         ("corerec.ranking.core", ("faiss", "grpc", "ray")),
+        ("corerec.ranking.kernel", ("faiss", "grpc", "ray", "polars", "pydantic", "safetensors")),
+        ("benchmarks.ranking.kernel", ("faiss", "ray", "polars", "pydantic", "safetensors")),
         ("ranking_svc.servicer", ("faiss", "ray")),
         ("corerec.retrieval.core", ("grpc", "ray")),
         ("retrieval_svc.servicer", ("ray",)),

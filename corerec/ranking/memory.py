@@ -1,0 +1,25 @@
+"""Memory of large tables, without the rest of the ranker."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LINE = 64
+"""Bytes of a line of a processor's cache."""
+
+
+def roomy(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros that begin with a cache's line and, on a CPU, take memory as they are written.
+
+    Those of torch are written when they are made.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    count = math.prod(shape) * dtype.itemsize
+    space = np.zeros(count + LINE, np.uint8)
+    first = -space.ctypes.data % LINE
+    return torch.from_numpy(space[first : first + count]).view(dtype).view(shape)

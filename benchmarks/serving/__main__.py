@@ -143,8 +143,8 @@ class Bench:
     def _search(self, key: str, served: Served) -> None:
         closed = {p.callers: p for p in best(self.points) if p.peer == key}
         fewest, most = closed[min(closed)], closed[max(closed)]
-        if fewest.p99 > LIMIT_MS:  # more load makes no answer faster
-            why = f"{fewest.callers} caller's p99 is {fewest.p99:.0f} ms"
+        if fewest.p50 > LIMIT_MS:  # more load makes no answer faster
+            why = f"p50 of {fewest.callers} caller is {fewest.p50:.0f} ms"
             self.found.append(Found(peer=key, best=None, why_none=why))
             return
         self.found.append(

@@ -102,7 +102,9 @@ def draw_overload(results: Mapping[str, Any], path: Path) -> None:
         left.plot(places, [p[name] for p in answered], style, label=name, color=COLOURS["a"])
     left.set_yscale("log")
     left.yaxis.set_major_formatter("{x:g}")
-    left.set_ylabel("latency of OK answers from when they were due, ms")
+    left.yaxis.set_minor_formatter("{x:g}")
+    left.tick_params(axis="y", which="minor", labelsize=7)
+    left.set_ylabel("latency of OK answers, ms")
     right.plot(offered, offered, color="#b0b0b0", linewidth=1, label="offered")
     stacked = (
         ("complete, in time", [p["goodput"] for p in points], "#6b9080"),

@@ -245,13 +245,14 @@ def main() -> None:
     from report import command, machine
 
     known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    result = known | {"machine": machine(), "command": command(), "load": os.getloadavg()}
+    result = {name: known[name] for name in ("build", "replica") if name in known}
+    here = {"machine": machine(), "command": command(), "load": os.getloadavg()}
     work = Path(tempfile.mkdtemp(dir=ROOT / ".bench", prefix="parts-"))
     try:
         if given.only != "replica":
-            result["build"] = _builds(given.parts, work)
+            result["build"] = here | _builds(given.parts, work)
         if given.only != "build":
-            result["replica"] = _replicas(given.release, given.parts, work)
+            result["replica"] = here | _replicas(given.release, given.parts, work)
     finally:
         shutil.rmtree(work)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")

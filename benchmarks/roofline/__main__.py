@@ -121,6 +121,19 @@ def measure_ceilings(found: Sequence[Work]) -> dict[str, Any]:
     }
 
 
+def greater(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Return the greater of two measurements of each ceiling: what disturbs one only lowers it."""
+    reads = other["reads"]
+    return {
+        "peaks": {kind: max(rate, other["peaks"][kind]) for kind, rate in one["peaks"].items()},
+        "stream": max(one["stream"], other["stream"]),
+        "reads": {
+            name: row | {"rate": max(row["rate"], reads[name]["rate"])}
+            for name, row in one["reads"].items()
+        },
+    }
+
+
 def wire_rows(taken: dict[int, ours.Taken], cpu: str) -> list[dict[str, Any]]:
     """Return what bare sockets take for a request's four round trips, and what the cluster does.
 
@@ -184,6 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             # Others each time: what is kept of a user is no measure of its work.
             part = users[:ALONE] if together == 1 else users[ALONE:]
             taken[together] = ours.measure(cores, part, together, half)
+        limits = greater(limits, measure_ceilings(found))
         rows = [row for n in TOGETHER for row in stage_rows(found, limits, taken[n], n)]
     described = machine.describe()
     results = {

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.ranking.counts import operations_per_request
 from benchmarks.roofline import ceilings, counts
+from benchmarks.roofline.__main__ import greater
 from benchmarks.roofline.report import draw, render
 from benchmarks.serving.machine import ROOT
 from benchmarks.serving.report import fill
@@ -66,6 +67,17 @@ def test_ceilings_are_above_nothing_and_reading_in_runs_is_faster_than_by_rows()
     assert ceilings.product_rate(small, "fp32") > 1e8
     assert ceilings.read_rate(1 << 26, 1 << 20) > ceilings.read_rate(1 << 26, 64) > 1e7
     assert 0 < ceilings.round_trip(100, 1000, seconds=0.05) < 0.01
+
+
+def test_the_higher_of_two_measurements_is_the_ceiling() -> None:
+    def made(rate: float) -> dict[str, Any]:
+        return {"peaks": {"fp32": rate}, "stream": 1 / rate, "reads": {"rank": {"rate": rate}}}
+
+    assert greater(made(2.0), made(4.0)) == {
+        "peaks": {"fp32": 4.0},
+        "stream": 0.5,
+        "reads": {"rank": {"rate": 4.0}},
+    }
 
 
 @pytest.fixture

@@ -233,9 +233,10 @@ def _end(made: int, side: int, two: bool) -> None:
 def _times(goal: int, stride: int, made: int, side: int, by: int, two: bool) -> None:
     """Round 32 rows of products times x."""
     for _ in range(32):
-        finish(goal, made, by, 16, 16, 1, 0, 1)
         if two:
-            finish(goal + 32, made + 64, by + 32, 16, 16, 1, 0, 1)
+            finish(goal, made, by, 32, 32, 1, 0, 1)
+        else:
+            finish(goal, made, by, 16, 16, 1, 0, 1)
         goal, made, by = goal + stride, made + side, by + stride
 
 
@@ -243,9 +244,10 @@ def _times(goal: int, stride: int, made: int, side: int, by: int, two: bool) -> 
 def _relu(goal: int, stride: int, made: int, side: int, bias: int, two: bool) -> None:
     """Round 32 rows of products with the bias, no less than 0."""
     for _ in range(32):
-        finish(goal, made, bias, 16, 16, 0, 1, 1)
         if two:
-            finish(goal + 32, made + 64, bias + 64, 16, 16, 0, 1, 1)
+            finish(goal, made, bias, 32, 32, 0, 1, 1)
+        else:
+            finish(goal, made, bias, 16, 16, 0, 1, 1)
         goal, made = goal + stride, made + side
 
 
@@ -253,9 +255,10 @@ def _relu(goal: int, stride: int, made: int, side: int, bias: int, two: bool) ->
 def _add(goal: int, stride: int, made: int, side: int, bias: int, two: bool) -> None:
     """Round 32 rows of products with the bias."""
     for _ in range(32):
-        finish(goal, made, bias, 16, 16, 0, 0, 1)
         if two:
-            finish(goal + 32, made + 64, bias + 64, 16, 16, 0, 0, 1)
+            finish(goal, made, bias, 32, 32, 0, 0, 1)
+        else:
+            finish(goal, made, bias, 16, 16, 0, 0, 1)
         goal, made = goal + stride, made + side
 
 

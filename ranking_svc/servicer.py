@@ -21,8 +21,16 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         self, request: ranking_pb2.RankRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ranking_pb2.RankResponse:
         """Return one result per entry, each with its own status."""
-        response: ranking_pb2.RankResponse = await self._host.answer(request, context)
+        response: ranking_pb2.RankResponse = await self._host.answer(
+            request, context.time_remaining()
+        )
         return response
+
+    async def RankStream(
+        self, request_iterator: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Answer the batches of a stream."""
+        await self._host.streams.serve(context)
 
 
 def add(host: StageHost[RankEntry, RankResult], server: grpc.aio.Server) -> None:

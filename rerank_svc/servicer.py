@@ -21,8 +21,16 @@ class RerankServicer(rerank_pb2_grpc.RerankServiceServicer):
         self, request: rerank_pb2.RerankRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> rerank_pb2.RerankResponse:
         """Return one result per entry, each with its own status."""
-        response: rerank_pb2.RerankResponse = await self._host.answer(request, context)
+        response: rerank_pb2.RerankResponse = await self._host.answer(
+            request, context.time_remaining()
+        )
         return response
+
+    async def RerankStream(
+        self, request_iterator: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Answer the batches of a stream."""
+        await self._host.streams.serve(context)
 
 
 def add(host: StageHost[RerankEntry, RerankResult], server: grpc.aio.Server) -> None:

@@ -120,8 +120,18 @@ def front_process(config: RetrievalConfig, release: str, connect: Connect) -> Se
         if host is not None:
             await host.close()
 
+    def end_streams() -> None:
+        if host is not None:
+            host.streams.end()
+
     return ServerProcess(
-        config, name="retrieval", service=RETRIEVE.service, build=build, probe=probe, close=close
+        config,
+        name="retrieval",
+        service=RETRIEVE.service,
+        build=build,
+        probe=probe,
+        close=close,
+        end_streams=end_streams,
     )
 
 

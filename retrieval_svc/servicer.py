@@ -21,8 +21,16 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         self, request: retrieval_pb2.RetrieveRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> retrieval_pb2.RetrieveResponse:
         """Return one result per entry, each with its own status."""
-        response: retrieval_pb2.RetrieveResponse = await self._host.answer(request, context)
+        response: retrieval_pb2.RetrieveResponse = await self._host.answer(
+            request, context.time_remaining()
+        )
         return response
+
+    async def RetrieveStream(
+        self, request_iterator: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Answer the batches of a stream."""
+        await self._host.streams.serve(context)
 
 
 def add(host: StageHost[RetrieveEntry, RetrieveResult], server: grpc.aio.Server) -> None:
@@ -40,8 +48,16 @@ class SearchServicer(retrieval_pb2_grpc.SearchServiceServicer):
         self, request: retrieval_pb2.SearchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> retrieval_pb2.SearchResponse:
         """Return one result per entry, each with its own status."""
-        response: retrieval_pb2.SearchResponse = await self._host.answer(request, context)
+        response: retrieval_pb2.SearchResponse = await self._host.answer(
+            request, context.time_remaining()
+        )
         return response
+
+    async def SearchStream(
+        self, request_iterator: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Answer the batches of a stream."""
+        await self._host.streams.serve(context)
 
 
 def add_search(host: StageHost[SearchEntry, SearchResult], server: grpc.aio.Server) -> None:

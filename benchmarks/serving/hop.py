@@ -3,7 +3,8 @@
     python benchmarks/serving/hop.py [--before COMMIT] [--rounds 5] [--calls 400]
 
 Client and server are two processes. `socket`: the bytes of one request and of its answer over a
-bare connection with uvloop. `grpc`: the same bytes by grpc.aio, nothing around it. `stage`: the
+bare connection with uvloop. `grpc`: the same bytes by grpc.aio, a call each, nothing around it;
+`grpc stream`: as messages on one stream. `stage`: the
 stage client and server that serve, with a core that returns the first 100 of 500 candidates;
 `stage before`: those of another commit, in the same rounds. Each is asked by 1, 8 and 32 callers,
 whose entries a stage client lets travel together. Writes benchmarks/results/serving/hop.json.
@@ -117,14 +118,22 @@ async def serve(kind: str) -> None:
         loop = asyncio.get_running_loop()
         listening = await loop.create_server(lambda: Peer(len(request), answer), "127.0.0.1", 0)
         address = f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    elif kind == "grpc":
+    elif kind.startswith("grpc"):
         import grpc
 
         async def handle(given: bytes, context: Any) -> bytes:
             return answer
 
         server = grpc.aio.server()
-        handler = {"Rank": grpc.unary_unary_rpc_method_handler(handle)}
+
+        async def stream(given: Any, context: Any) -> None:
+            while await context.read() is not grpc.aio.EOF:
+                await context.write(answer)
+
+        handler = {
+            "Rank": grpc.unary_unary_rpc_method_handler(handle),
+            "RankStream": grpc.stream_stream_rpc_method_handler(stream),
+        }
         generic = grpc.method_handlers_generic_handler("corerec.v1.RankingService", handler)
         server.add_generic_rpc_handlers((generic,))
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -156,11 +165,20 @@ async def asker(kind: str, address: str) -> Ask:
             await peer.done
 
         return ask_socket
-    if kind == "grpc":
+    if kind.startswith("grpc"):
         import grpc
 
-        call = grpc.aio.insecure_channel(address).unary_unary("/corerec.v1.RankingService/Rank")
-        return lambda: call(request, timeout=5)
+        channel, path = grpc.aio.insecure_channel(address), "/corerec.v1.RankingService/Rank"
+        call = channel.unary_unary(path)
+        if kind == "grpc":
+            return lambda: call(request, timeout=5)
+        stream = channel.stream_stream(f"{path}Stream")()
+
+        async def ask_stream() -> None:
+            await stream.write(request)
+            await stream.read()
+
+        return ask_stream
     from corerec.serving.budget import Budget
     from corerec.serving.contracts import RANK
     from corerec.serving.endpoints import StaticEndpoints
@@ -268,7 +286,7 @@ def main() -> None:
         uvloop.run(ask(kind, rest[0], int(rest[1])) if rest else serve(kind))
         return
     with tempfile.TemporaryDirectory() as folder:
-        kinds = [("socket", "socket", ROOT), ("grpc", "grpc", ROOT), ("stage", "stage", ROOT)]
+        kinds = [(kind, kind, ROOT) for kind in ("socket", "grpc", "grpc stream", "stage")]
         if given.before:
             archive = subprocess.run(
                 ["git", "archive", given.before], cwd=ROOT, capture_output=True, check=True
@@ -289,7 +307,7 @@ def run(pairs: list[Pair], rounds: int, calls: int) -> dict[str, dict[str, dict[
     for _ in range(rounds):
         for callers in CALLERS:
             for pair in pairs:
-                if pair.name == "socket" and callers > 1:
+                if pair.name in ("socket", "grpc stream") and callers > 1:
                     continue  # one connection carries one request at a time
                 many = pair.measure(callers, calls * min(8, callers))
                 found.setdefault((pair.name, callers), []).append(many)

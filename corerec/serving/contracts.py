@@ -38,6 +38,10 @@ class StageContract(Generic[E, R]):
     request: Callable[..., Any]
     """Builds the batch message from `release=` and `entries=`."""
     response: Any
+    stream_request: Callable[..., Any]
+    """Builds a stream's message from `call=` and `batch=`."""
+    stream_response: Any
+    """Builds a stream's message from `call=` and `batch=` or `status=`."""
     result: Callable[..., Any]
     """Builds one result message; an error has only `status=`."""
     entry_to_proto: Callable[[E, int], Any]
@@ -52,6 +56,11 @@ class StageContract(Generic[E, R]):
         """The RPC's path on the wire."""
         return f"/{self.service}/{self.method}"
 
+    @property
+    def stream_path(self) -> str:
+        """The path of the RPC that streams batches."""
+        return f"{self.path}Stream"
+
 
 RETRIEVE: StageContract[RetrieveEntry, RetrieveResult] = StageContract(
     stage="retrieve",
@@ -59,6 +68,8 @@ RETRIEVE: StageContract[RetrieveEntry, RetrieveResult] = StageContract(
     method="Retrieve",
     request=retrieval_pb2.RetrieveRequest,
     response=retrieval_pb2.RetrieveResponse,
+    stream_request=retrieval_pb2.RetrieveStreamRequest,
+    stream_response=retrieval_pb2.RetrieveStreamResponse,
     result=retrieval_pb2.RetrieveResult,
     entry_to_proto=retrieval.retrieve_entry_to_proto,
     entry_from_proto=retrieval.retrieve_entry_from_proto,
@@ -71,6 +82,8 @@ SEARCH: StageContract[SearchEntry, SearchResult] = StageContract(
     method="Search",
     request=retrieval_pb2.SearchRequest,
     response=retrieval_pb2.SearchResponse,
+    stream_request=retrieval_pb2.SearchStreamRequest,
+    stream_response=retrieval_pb2.SearchStreamResponse,
     result=retrieval_pb2.SearchResult,
     entry_to_proto=search.search_entry_to_proto,
     entry_from_proto=search.search_entry_from_proto,
@@ -83,6 +96,8 @@ RANK: StageContract[RankEntry, RankResult] = StageContract(
     method="Rank",
     request=ranking_pb2.RankRequest,
     response=ranking_pb2.RankResponse,
+    stream_request=ranking_pb2.RankStreamRequest,
+    stream_response=ranking_pb2.RankStreamResponse,
     result=ranking_pb2.RankResult,
     entry_to_proto=ranking.rank_entry_to_proto,
     entry_from_proto=ranking.rank_entry_from_proto,
@@ -96,6 +111,8 @@ RERANK: StageContract[RerankEntry, RerankResult] = StageContract(
     method="Rerank",
     request=rerank_pb2.RerankRequest,
     response=rerank_pb2.RerankResponse,
+    stream_request=rerank_pb2.RerankStreamRequest,
+    stream_response=rerank_pb2.RerankStreamResponse,
     result=rerank_pb2.RerankResult,
     entry_to_proto=rerank.rerank_entry_to_proto,
     entry_from_proto=rerank.rerank_entry_from_proto,

@@ -51,10 +51,12 @@ class ServerProcess:
         build: Callable[[Metrics], Awaitable[tuple[Callable[[grpc.aio.Server], None], str]]],
         probe: Callable[[], Coroutine[Any, Any, None]],
         close: Callable[[], Awaitable[None]],
+        end_streams: Callable[[], None] = lambda: None,
     ) -> None:
         """`build` returns how to add the servicer, and the release; `probe` tries its threads."""
         self._config, self._name, self._service = config, name, service
         self._build, self._probe, self._close = build, probe, close
+        self._end_streams = end_streams
         self.metrics = Metrics()
         self._server: GrpcServer | None = None
         self._metrics_server: MetricsServer | None = None
@@ -109,7 +111,7 @@ class ServerProcess:
     async def drain(self) -> None:
         """Stop taking calls, finish those in flight, let everything go."""
         if self._server is not None:
-            await self._server.drain()
+            await self._server.drain(self._end_streams)
         await self._close()
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.stop)
@@ -159,8 +161,18 @@ def stage_process(
         if host is not None:
             await host.close()
 
+    def end_streams() -> None:
+        if host is not None:
+            host.streams.end()
+
     return ServerProcess(
-        config, name=name, service=contract.service, build=build, probe=probe, close=close
+        config,
+        name=name,
+        service=contract.service,
+        build=build,
+        probe=probe,
+        close=close,
+        end_streams=end_streams,
     )
 
 

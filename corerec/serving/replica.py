@@ -10,7 +10,9 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from corerec.serving.contracts import StageContract
 from corerec.serving.hedge import Pace
+from corerec.serving.stream_client import StreamClient
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +46,7 @@ class Replica:
         self,
         address: str,
         *,
-        path: str,
-        service: str,
-        response: Any,
+        contract: StageContract[Any, Any],
         up: Callable[[], None],
         trusted: bool = True,
     ) -> None:
@@ -59,12 +59,11 @@ class Replica:
         self.greeted = False
         """Whether it has said SERVING since this channel was made."""
         self.pace = Pace()
-        self._service, self._came_up = service, up
+        self._service, self._came_up = contract.service, up
         self._timeouts = 0
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self.call = self._channel.unary_unary(
-            path, request_serializer=_serialize, response_deserializer=response.FromString
-        )
+        self._stream = StreamClient(self._channel, contract)
+        self.call = self._stream.call
         self._health = health_pb2_grpc.HealthStub(self._channel)
         self._probe: asyncio.Task[None] | None = None
         self._probe_until_up(0.0)
@@ -115,12 +114,8 @@ class Replica:
             self._came_up()
 
     async def close(self, grace: float | None = None) -> None:
-        """Close the channel after RPCs in flight end, at most `grace` seconds."""
+        """Close the channel after batches in flight are answered, at most `grace` seconds."""
         if self._probe is not None:
             self._probe.cancel()
-        await self._channel.close(grace)
-
-
-def _serialize(message: Any) -> bytes:
-    raw: bytes = message.SerializeToString()
-    return raw
+        await self._stream.close(grace)
+        await self._channel.close()

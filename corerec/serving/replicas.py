@@ -66,9 +66,7 @@ class ReplicaSet:
         for address in addresses - self._replicas.keys():
             self._replicas[address] = Replica(
                 address,
-                path=self._contract.path,
-                service=self._contract.service,
-                response=self._contract.response,
+                contract=self._contract,
                 up=self._came_up,
                 trusted=not others,  # when others can be asked, it can wait for its connection
             )

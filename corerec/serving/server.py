@@ -75,11 +75,15 @@ class GrpcServer:
             await self._health.set(name, _SERVING)
         log.info("serving", extra={"grpc_service": self._service, "address": self.address})
 
-    async def drain(self) -> None:
-        """Say NOT_SERVING, give callers time to notice, then finish what is in flight."""
+    async def drain(self, end_streams: Callable[[], None]) -> None:
+        """Say NOT_SERVING, give callers time to notice, then finish what is in flight.
+
+        `end_streams` makes open streams end, which would else last as long as their callers.
+        """
         for name in ("", self._service):
             await self._health.set(name, _NOT_SERVING)
         await asyncio.sleep(self._config.drain_notice_seconds)
+        end_streams()
         await self._server.stop(self._config.drain_grace_seconds)
         log.info("drained", extra={"grpc_service": self._service})
 

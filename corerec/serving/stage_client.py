@@ -156,7 +156,7 @@ class RemoteStage(Generic[E, R]):
                 entries=[contract.entry_to_proto(w.entry, w.budget.micros) for w in batch],
             )
             timeout = max(w.budget.remaining for w in batch) + _SLACK_SECONDS
-            attempt.call = attempt.replica.call(request, timeout=timeout)
+            attempt.call = attempt.replica.call(request, timeout)
         except Exception as error:
             self._end(attempt, "INTERNAL")
             if not attempt.sent.open:

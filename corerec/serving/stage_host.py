@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-import grpc
-
 from corerec.errors import (
     CoreRecError,
     DeadlineExceeded,
@@ -19,6 +17,7 @@ from corerec.serving.budget import Budget
 from corerec.serving.contracts import MAX_ENTRIES, StageContract
 from corerec.serving.metrics import Metrics
 from corerec.serving.status import code_of, entry_status
+from corerec.serving.stream_server import StreamServer
 from corerec.stages import StageCore
 
 E = TypeVar("E")
@@ -66,6 +65,7 @@ class StageHost(Generic[E, R]):
         self._max_queue, self._max_batch, self._max_weight = max_queue, max_batch, max_weight
         self._observe = observe
         self._batchers: dict[str, Runner[E, R]] = {}
+        self.streams = StreamServer(contract, metrics, self.answer)
 
     def add(self, core: StageCore[E, R]) -> Batcher[E, R]:
         """Hold a core, warmed already, under its release."""
@@ -106,8 +106,10 @@ class StageHost(Generic[E, R]):
                 f"it holds {self.releases}"
             ) from None
 
-    async def answer(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        """Return the response to a batch RPC, each entry with its own status.
+    async def answer(self, request: Any, remaining: float | None = None) -> Any:
+        """Return the response to a batch, each entry with its own status.
+
+        `remaining` are the seconds that its call has left; in a stream only entries have budgets.
 
         Raises:
             InvalidArgument: no entries, or more than MAX_ENTRIES.
@@ -118,7 +120,6 @@ class StageHost(Generic[E, R]):
                 f"entries must number in [1, {MAX_ENTRIES}], got {len(request.entries)}"
             )
         batcher = self.batcher(request.release)
-        remaining = context.time_remaining()
         outcomes = [self._submit(batcher, entry, remaining) for entry in request.entries]
         await _all_done(outcomes)
         return self.contract.response(results=[self._result(o) for o in outcomes])

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from corerec.v1 import common_pb2 as corerec_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63orerec/v1/ranking.proto\x12\ncorerec.v1\x1a\x17\x63orerec/v1/common.proto\"F\n\x0bRankRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\x12&\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x15.corerec.v1.RankEntry\"\x94\x01\n\tRankEntry\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rbudget_micros\x18\x02 \x01(\x03\x12%\n\x04user\x18\x03 \x01(\x0b\x32\x17.corerec.v1.UserContext\x12*\n\ncandidates\x18\x04 \x01(\x0b\x32\x16.corerec.v1.Candidates\x12\t\n\x01k\x18\x05 \x01(\x05\"7\n\x0cRankResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.corerec.v1.RankResult\"\x8a\x01\n\nRankResult\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.corerec.v1.EntryStatus\x12*\n\ncandidates\x18\x02 \x01(\x0b\x32\x16.corerec.v1.Candidates\x12\'\n\x07timings\x18\x03 \x03(\x0b\x32\x16.corerec.v1.StepTiming2K\n\x0eRankingService\x12\x39\n\x04Rank\x12\x17.corerec.v1.RankRequest\x1a\x18.corerec.v1.RankResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63orerec/v1/ranking.proto\x12\ncorerec.v1\x1a\x17\x63orerec/v1/common.proto\"F\n\x0bRankRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\x12&\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x15.corerec.v1.RankEntry\"\x94\x01\n\tRankEntry\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rbudget_micros\x18\x02 \x01(\x03\x12%\n\x04user\x18\x03 \x01(\x0b\x32\x17.corerec.v1.UserContext\x12*\n\ncandidates\x18\x04 \x01(\x0b\x32\x16.corerec.v1.Candidates\x12\t\n\x01k\x18\x05 \x01(\x05\"7\n\x0cRankResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.corerec.v1.RankResult\"I\n\x11RankStreamRequest\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12&\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x17.corerec.v1.RankRequest\"t\n\x12RankStreamResponse\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12\'\n\x06status\x18\x02 \x01(\x0b\x32\x17.corerec.v1.EntryStatus\x12\'\n\x05\x62\x61tch\x18\x03 \x01(\x0b\x32\x18.corerec.v1.RankResponse\"\x8a\x01\n\nRankResult\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.corerec.v1.EntryStatus\x12*\n\ncandidates\x18\x02 \x01(\x0b\x32\x16.corerec.v1.Candidates\x12\'\n\x07timings\x18\x03 \x03(\x0b\x32\x16.corerec.v1.StepTiming2\x9c\x01\n\x0eRankingService\x12\x39\n\x04Rank\x12\x17.corerec.v1.RankRequest\x1a\x18.corerec.v1.RankResponse\x12O\n\nRankStream\x12\x1d.corerec.v1.RankStreamRequest\x1a\x1e.corerec.v1.RankStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,8 +38,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RANKENTRY']._serialized_end=286
   _globals['_RANKRESPONSE']._serialized_start=288
   _globals['_RANKRESPONSE']._serialized_end=343
-  _globals['_RANKRESULT']._serialized_start=346
-  _globals['_RANKRESULT']._serialized_end=484
-  _globals['_RANKINGSERVICE']._serialized_start=486
-  _globals['_RANKINGSERVICE']._serialized_end=561
+  _globals['_RANKSTREAMREQUEST']._serialized_start=345
+  _globals['_RANKSTREAMREQUEST']._serialized_end=418
+  _globals['_RANKSTREAMRESPONSE']._serialized_start=420
+  _globals['_RANKSTREAMRESPONSE']._serialized_end=536
+  _globals['_RANKRESULT']._serialized_start=539
+  _globals['_RANKRESULT']._serialized_end=677
+  _globals['_RANKINGSERVICE']._serialized_start=680
+  _globals['_RANKINGSERVICE']._serialized_end=836
 # @@protoc_insertion_point(module_scope)

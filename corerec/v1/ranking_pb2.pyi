@@ -35,6 +35,24 @@ class RankResponse(_message.Message):
     results: _containers.RepeatedCompositeFieldContainer[RankResult]
     def __init__(self, results: _Optional[_Iterable[_Union[RankResult, _Mapping]]] = ...) -> None: ...
 
+class RankStreamRequest(_message.Message):
+    __slots__ = ("call", "batch")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    call: int
+    batch: RankRequest
+    def __init__(self, call: _Optional[int] = ..., batch: _Optional[_Union[RankRequest, _Mapping]] = ...) -> None: ...
+
+class RankStreamResponse(_message.Message):
+    __slots__ = ("call", "status", "batch")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    call: int
+    status: _common_pb2.EntryStatus
+    batch: RankResponse
+    def __init__(self, call: _Optional[int] = ..., status: _Optional[_Union[_common_pb2.EntryStatus, _Mapping]] = ..., batch: _Optional[_Union[RankResponse, _Mapping]] = ...) -> None: ...
+
 class RankResult(_message.Message):
     __slots__ = ("status", "candidates", "timings")
     STATUS_FIELD_NUMBER: _ClassVar[int]

@@ -40,6 +40,11 @@ class RankingServiceStub:
                 request_serializer=corerec_dot_v1_dot_ranking__pb2.RankRequest.SerializeToString,
                 response_deserializer=corerec_dot_v1_dot_ranking__pb2.RankResponse.FromString,
                 _registered_method=True)
+        self.RankStream = channel.stream_stream(
+                '/corerec.v1.RankingService/RankStream',
+                request_serializer=corerec_dot_v1_dot_ranking__pb2.RankStreamRequest.SerializeToString,
+                response_deserializer=corerec_dot_v1_dot_ranking__pb2.RankStreamResponse.FromString,
+                _registered_method=True)
 
 
 class RankingServiceServicer:
@@ -58,6 +63,16 @@ class RankingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RankStream(self, request_iterator, context):
+        """The same over one stream, on which any number of batches may be under way: a third of the cost
+        of calls. Responses come as batches are done, in any order. What a call fails with as a whole is
+        the response's status; the stream itself goes on. A server that shuts down answers the batches
+        that it has read and then ends the stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RankingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -65,6 +80,11 @@ def add_RankingServiceServicer_to_server(servicer, server):
                     servicer.Rank,
                     request_deserializer=corerec_dot_v1_dot_ranking__pb2.RankRequest.FromString,
                     response_serializer=corerec_dot_v1_dot_ranking__pb2.RankResponse.SerializeToString,
+            ),
+            'RankStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.RankStream,
+                    request_deserializer=corerec_dot_v1_dot_ranking__pb2.RankStreamRequest.FromString,
+                    response_serializer=corerec_dot_v1_dot_ranking__pb2.RankStreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -95,6 +115,33 @@ class RankingService:
             '/corerec.v1.RankingService/Rank',
             corerec_dot_v1_dot_ranking__pb2.RankRequest.SerializeToString,
             corerec_dot_v1_dot_ranking__pb2.RankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RankStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/corerec.v1.RankingService/RankStream',
+            corerec_dot_v1_dot_ranking__pb2.RankStreamRequest.SerializeToString,
+            corerec_dot_v1_dot_ranking__pb2.RankStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from corerec.v1 import common_pb2 as corerec_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63orerec/v1/rerank.proto\x12\ncorerec.v1\x1a\x17\x63orerec/v1/common.proto\"J\n\rRerankRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\x12(\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x17.corerec.v1.RerankEntry\"\x9d\x01\n\x0bRerankEntry\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rbudget_micros\x18\x02 \x01(\x03\x12*\n\ncandidates\x18\x03 \x01(\x0b\x32\x16.corerec.v1.Candidates\x12\t\n\x01k\x18\x04 \x01(\x05\x12\x1b\n\x13request_time_micros\x18\x05 \x01(\x03\x12\x0f\n\x07\x65xplain\x18\x06 \x01(\x08\";\n\x0eRerankResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.corerec.v1.RerankResult\"\xb1\x01\n\x0cRerankResult\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.corerec.v1.EntryStatus\x12%\n\x05items\x18\x02 \x03(\x0b\x32\x16.corerec.v1.RankedItem\x12(\n\x07removed\x18\x03 \x03(\x0b\x32\x17.corerec.v1.RemovedItem\x12\'\n\x07timings\x18\x04 \x03(\x0b\x32\x16.corerec.v1.StepTiming\"\xf0\x01\n\nRankedItem\x12\x13\n\x0bitem_number\x18\x01 \x01(\x03\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x04 \x01(\t\x12\x0f\n\x07\x63reator\x18\x05 \x01(\t\x12\r\n\x05score\x18\x06 \x01(\x02\x12\x12\n\nrank_score\x18\x07 \x01(\x02\x12+\n\x06source\x18\x08 \x01(\x0e\x32\x1b.corerec.v1.CandidateSource\x12\x15\n\rrank_position\x18\t \x01(\x05\x12#\n\x05moves\x18\n \x03(\x0b\x32\x14.corerec.v1.ItemMove\"<\n\x08ItemMove\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x14\n\x0cscore_change\x18\x02 \x01(\x02\x12\x0c\n\x04note\x18\x03 \x01(\t\">\n\x0bRemovedItem\x12\x13\n\x0bitem_number\x18\x01 \x01(\x03\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x0c\n\x04note\x18\x03 \x01(\t2P\n\rRerankService\x12?\n\x06Rerank\x12\x19.corerec.v1.RerankRequest\x1a\x1a.corerec.v1.RerankResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63orerec/v1/rerank.proto\x12\ncorerec.v1\x1a\x17\x63orerec/v1/common.proto\"J\n\rRerankRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\x12(\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x17.corerec.v1.RerankEntry\"\x9d\x01\n\x0bRerankEntry\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rbudget_micros\x18\x02 \x01(\x03\x12*\n\ncandidates\x18\x03 \x01(\x0b\x32\x16.corerec.v1.Candidates\x12\t\n\x01k\x18\x04 \x01(\x05\x12\x1b\n\x13request_time_micros\x18\x05 \x01(\x03\x12\x0f\n\x07\x65xplain\x18\x06 \x01(\x08\";\n\x0eRerankResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.corerec.v1.RerankResult\"M\n\x13RerankStreamRequest\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12(\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x19.corerec.v1.RerankRequest\"x\n\x14RerankStreamResponse\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12\'\n\x06status\x18\x02 \x01(\x0b\x32\x17.corerec.v1.EntryStatus\x12)\n\x05\x62\x61tch\x18\x03 \x01(\x0b\x32\x1a.corerec.v1.RerankResponse\"\xb1\x01\n\x0cRerankResult\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.corerec.v1.EntryStatus\x12%\n\x05items\x18\x02 \x03(\x0b\x32\x16.corerec.v1.RankedItem\x12(\n\x07removed\x18\x03 \x03(\x0b\x32\x17.corerec.v1.RemovedItem\x12\'\n\x07timings\x18\x04 \x03(\x0b\x32\x16.corerec.v1.StepTiming\"\xf0\x01\n\nRankedItem\x12\x13\n\x0bitem_number\x18\x01 \x01(\x03\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x04 \x01(\t\x12\x0f\n\x07\x63reator\x18\x05 \x01(\t\x12\r\n\x05score\x18\x06 \x01(\x02\x12\x12\n\nrank_score\x18\x07 \x01(\x02\x12+\n\x06source\x18\x08 \x01(\x0e\x32\x1b.corerec.v1.CandidateSource\x12\x15\n\rrank_position\x18\t \x01(\x05\x12#\n\x05moves\x18\n \x03(\x0b\x32\x14.corerec.v1.ItemMove\"<\n\x08ItemMove\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x14\n\x0cscore_change\x18\x02 \x01(\x02\x12\x0c\n\x04note\x18\x03 \x01(\t\">\n\x0bRemovedItem\x12\x13\n\x0bitem_number\x18\x01 \x01(\x03\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x0c\n\x04note\x18\x03 \x01(\t2\xa7\x01\n\rRerankService\x12?\n\x06Rerank\x12\x19.corerec.v1.RerankRequest\x1a\x1a.corerec.v1.RerankResponse\x12U\n\x0cRerankStream\x12\x1f.corerec.v1.RerankStreamRequest\x1a .corerec.v1.RerankStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,14 +38,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RERANKENTRY']._serialized_end=298
   _globals['_RERANKRESPONSE']._serialized_start=300
   _globals['_RERANKRESPONSE']._serialized_end=359
-  _globals['_RERANKRESULT']._serialized_start=362
-  _globals['_RERANKRESULT']._serialized_end=539
-  _globals['_RANKEDITEM']._serialized_start=542
-  _globals['_RANKEDITEM']._serialized_end=782
-  _globals['_ITEMMOVE']._serialized_start=784
-  _globals['_ITEMMOVE']._serialized_end=844
-  _globals['_REMOVEDITEM']._serialized_start=846
-  _globals['_REMOVEDITEM']._serialized_end=908
-  _globals['_RERANKSERVICE']._serialized_start=910
-  _globals['_RERANKSERVICE']._serialized_end=990
+  _globals['_RERANKSTREAMREQUEST']._serialized_start=361
+  _globals['_RERANKSTREAMREQUEST']._serialized_end=438
+  _globals['_RERANKSTREAMRESPONSE']._serialized_start=440
+  _globals['_RERANKSTREAMRESPONSE']._serialized_end=560
+  _globals['_RERANKRESULT']._serialized_start=563
+  _globals['_RERANKRESULT']._serialized_end=740
+  _globals['_RANKEDITEM']._serialized_start=743
+  _globals['_RANKEDITEM']._serialized_end=983
+  _globals['_ITEMMOVE']._serialized_start=985
+  _globals['_ITEMMOVE']._serialized_end=1045
+  _globals['_REMOVEDITEM']._serialized_start=1047
+  _globals['_REMOVEDITEM']._serialized_end=1109
+  _globals['_RERANKSERVICE']._serialized_start=1112
+  _globals['_RERANKSERVICE']._serialized_end=1279
 # @@protoc_insertion_point(module_scope)

@@ -37,6 +37,24 @@ class RerankResponse(_message.Message):
     results: _containers.RepeatedCompositeFieldContainer[RerankResult]
     def __init__(self, results: _Optional[_Iterable[_Union[RerankResult, _Mapping]]] = ...) -> None: ...
 
+class RerankStreamRequest(_message.Message):
+    __slots__ = ("call", "batch")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    call: int
+    batch: RerankRequest
+    def __init__(self, call: _Optional[int] = ..., batch: _Optional[_Union[RerankRequest, _Mapping]] = ...) -> None: ...
+
+class RerankStreamResponse(_message.Message):
+    __slots__ = ("call", "status", "batch")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    call: int
+    status: _common_pb2.EntryStatus
+    batch: RerankResponse
+    def __init__(self, call: _Optional[int] = ..., status: _Optional[_Union[_common_pb2.EntryStatus, _Mapping]] = ..., batch: _Optional[_Union[RerankResponse, _Mapping]] = ...) -> None: ...
+
 class RerankResult(_message.Message):
     __slots__ = ("status", "items", "removed", "timings")
     STATUS_FIELD_NUMBER: _ClassVar[int]

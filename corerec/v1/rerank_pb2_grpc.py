@@ -40,6 +40,11 @@ class RerankServiceStub:
                 request_serializer=corerec_dot_v1_dot_rerank__pb2.RerankRequest.SerializeToString,
                 response_deserializer=corerec_dot_v1_dot_rerank__pb2.RerankResponse.FromString,
                 _registered_method=True)
+        self.RerankStream = channel.stream_stream(
+                '/corerec.v1.RerankService/RerankStream',
+                request_serializer=corerec_dot_v1_dot_rerank__pb2.RerankStreamRequest.SerializeToString,
+                response_deserializer=corerec_dot_v1_dot_rerank__pb2.RerankStreamResponse.FromString,
+                _registered_method=True)
 
 
 class RerankServiceServicer:
@@ -58,6 +63,16 @@ class RerankServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RerankStream(self, request_iterator, context):
+        """The same over one stream, on which any number of batches may be under way: a third of the cost
+        of calls. Responses come as batches are done, in any order. What a call fails with as a whole is
+        the response's status; the stream itself goes on. A server that shuts down answers the batches
+        that it has read and then ends the stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RerankServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -65,6 +80,11 @@ def add_RerankServiceServicer_to_server(servicer, server):
                     servicer.Rerank,
                     request_deserializer=corerec_dot_v1_dot_rerank__pb2.RerankRequest.FromString,
                     response_serializer=corerec_dot_v1_dot_rerank__pb2.RerankResponse.SerializeToString,
+            ),
+            'RerankStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.RerankStream,
+                    request_deserializer=corerec_dot_v1_dot_rerank__pb2.RerankStreamRequest.FromString,
+                    response_serializer=corerec_dot_v1_dot_rerank__pb2.RerankStreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -95,6 +115,33 @@ class RerankService:
             '/corerec.v1.RerankService/Rerank',
             corerec_dot_v1_dot_rerank__pb2.RerankRequest.SerializeToString,
             corerec_dot_v1_dot_rerank__pb2.RerankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RerankStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/corerec.v1.RerankService/RerankStream',
+            corerec_dot_v1_dot_rerank__pb2.RerankStreamRequest.SerializeToString,
+            corerec_dot_v1_dot_rerank__pb2.RerankStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from corerec.v1 import common_pb2 as corerec_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63orerec/v1/retrieval.proto\x12\ncorerec.v1\x1a\x17\x63orerec/v1/common.proto\"N\n\x0fRetrieveRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\x12*\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x19.corerec.v1.RetrieveEntry\"\xb9\x01\n\rRetrieveEntry\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rbudget_micros\x18\x02 \x01(\x03\x12%\n\x04user\x18\x03 \x01(\x0b\x32\x17.corerec.v1.UserContext\x12\t\n\x01k\x18\x04 \x01(\x05\x12\x14\n\x0c\x65xclude_seen\x18\x05 \x01(\x08\x12$\n\x05where\x18\x06 \x03(\x0b\x32\x15.corerec.v1.Predicate\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08\"?\n\x10RetrieveResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.corerec.v1.RetrieveResult\"\xe3\x01\n\x0eRetrieveResult\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.corerec.v1.EntryStatus\x12*\n\ncandidates\x18\x02 \x01(\x0b\x32\x16.corerec.v1.Candidates\x12\x10\n\x08\x63overage\x18\x03 \x01(\x02\x12\'\n\x07timings\x18\x04 \x03(\x0b\x32\x16.corerec.v1.StepTiming\x12%\n\x08\x66ound_by\x18\x05 \x03(\x0b\x32\x13.corerec.v1.FoundBy\x12\x1a\n\x12\x63\x61talogue_position\x18\x06 \x01(\x03\"F\n\x07\x46oundBy\x12+\n\x06source\x18\x01 \x01(\x0e\x32\x1b.corerec.v1.CandidateSource\x12\x0e\n\x06scores\x18\x02 \x01(\x0c\"J\n\rSearchRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\x12(\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x17.corerec.v1.SearchEntry\"\xe7\x01\n\x0bSearchEntry\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rbudget_micros\x18\x02 \x01(\x03\x12\"\n\x07queries\x18\x03 \x03(\x0b\x32\x11.corerec.v1.Query\x12\t\n\x01k\x18\x04 \x01(\x05\x12\x1d\n\x15\x65xcluded_item_numbers\x18\x05 \x01(\x0c\x12\x1c\n\x14history_item_numbers\x18\x06 \x01(\x0c\x12$\n\x05where\x18\x07 \x03(\x0b\x32\x15.corerec.v1.Predicate\x12\x1b\n\x13request_time_micros\x18\x08 \x01(\x03\"%\n\x05Query\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\";\n\x0eSearchResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.corerec.v1.SearchResult\"\xa3\x01\n\x0cSearchResult\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.corerec.v1.EntryStatus\x12%\n\x05lists\x18\x02 \x03(\x0b\x32\x16.corerec.v1.SourceList\x12\'\n\x07timings\x18\x03 \x03(\x0b\x32\x16.corerec.v1.StepTiming\x12\x1a\n\x12\x63\x61talogue_position\x18\x04 \x01(\x03\"d\n\nSourceList\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x12\n\nitem_count\x18\x02 \x01(\x05\x12\x14\n\x0citem_numbers\x18\x03 \x01(\x0c\x12\x0e\n\x06scores\x18\x04 \x01(\x0c\x12\x0e\n\x06totals\x18\x05 \x01(\x0c\x32Y\n\x10RetrievalService\x12\x45\n\x08Retrieve\x12\x1b.corerec.v1.RetrieveRequest\x1a\x1c.corerec.v1.RetrieveResponse2P\n\rSearchService\x12?\n\x06Search\x12\x19.corerec.v1.SearchRequest\x1a\x1a.corerec.v1.SearchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63orerec/v1/retrieval.proto\x12\ncorerec.v1\x1a\x17\x63orerec/v1/common.proto\"N\n\x0fRetrieveRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\x12*\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x19.corerec.v1.RetrieveEntry\"\xb9\x01\n\rRetrieveEntry\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rbudget_micros\x18\x02 \x01(\x03\x12%\n\x04user\x18\x03 \x01(\x0b\x32\x17.corerec.v1.UserContext\x12\t\n\x01k\x18\x04 \x01(\x05\x12\x14\n\x0c\x65xclude_seen\x18\x05 \x01(\x08\x12$\n\x05where\x18\x06 \x03(\x0b\x32\x15.corerec.v1.Predicate\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08\"?\n\x10RetrieveResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.corerec.v1.RetrieveResult\"Q\n\x15RetrieveStreamRequest\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12*\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1b.corerec.v1.RetrieveRequest\"|\n\x16RetrieveStreamResponse\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12\'\n\x06status\x18\x02 \x01(\x0b\x32\x17.corerec.v1.EntryStatus\x12+\n\x05\x62\x61tch\x18\x03 \x01(\x0b\x32\x1c.corerec.v1.RetrieveResponse\"\xe3\x01\n\x0eRetrieveResult\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.corerec.v1.EntryStatus\x12*\n\ncandidates\x18\x02 \x01(\x0b\x32\x16.corerec.v1.Candidates\x12\x10\n\x08\x63overage\x18\x03 \x01(\x02\x12\'\n\x07timings\x18\x04 \x03(\x0b\x32\x16.corerec.v1.StepTiming\x12%\n\x08\x66ound_by\x18\x05 \x03(\x0b\x32\x13.corerec.v1.FoundBy\x12\x1a\n\x12\x63\x61talogue_position\x18\x06 \x01(\x03\"F\n\x07\x46oundBy\x12+\n\x06source\x18\x01 \x01(\x0e\x32\x1b.corerec.v1.CandidateSource\x12\x0e\n\x06scores\x18\x02 \x01(\x0c\"J\n\rSearchRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\x12(\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x17.corerec.v1.SearchEntry\"\xe7\x01\n\x0bSearchEntry\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rbudget_micros\x18\x02 \x01(\x03\x12\"\n\x07queries\x18\x03 \x03(\x0b\x32\x11.corerec.v1.Query\x12\t\n\x01k\x18\x04 \x01(\x05\x12\x1d\n\x15\x65xcluded_item_numbers\x18\x05 \x01(\x0c\x12\x1c\n\x14history_item_numbers\x18\x06 \x01(\x0c\x12$\n\x05where\x18\x07 \x03(\x0b\x32\x15.corerec.v1.Predicate\x12\x1b\n\x13request_time_micros\x18\x08 \x01(\x03\"%\n\x05Query\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\";\n\x0eSearchResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.corerec.v1.SearchResult\"M\n\x13SearchStreamRequest\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12(\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x19.corerec.v1.SearchRequest\"x\n\x14SearchStreamResponse\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12\'\n\x06status\x18\x02 \x01(\x0b\x32\x17.corerec.v1.EntryStatus\x12)\n\x05\x62\x61tch\x18\x03 \x01(\x0b\x32\x1a.corerec.v1.SearchResponse\"\xa3\x01\n\x0cSearchResult\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.corerec.v1.EntryStatus\x12%\n\x05lists\x18\x02 \x03(\x0b\x32\x16.corerec.v1.SourceList\x12\'\n\x07timings\x18\x03 \x03(\x0b\x32\x16.corerec.v1.StepTiming\x12\x1a\n\x12\x63\x61talogue_position\x18\x04 \x01(\x03\"d\n\nSourceList\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x12\n\nitem_count\x18\x02 \x01(\x05\x12\x14\n\x0citem_numbers\x18\x03 \x01(\x0c\x12\x0e\n\x06scores\x18\x04 \x01(\x0c\x12\x0e\n\x06totals\x18\x05 \x01(\x0c\x32\xb6\x01\n\x10RetrievalService\x12\x45\n\x08Retrieve\x12\x1b.corerec.v1.RetrieveRequest\x1a\x1c.corerec.v1.RetrieveResponse\x12[\n\x0eRetrieveStream\x12!.corerec.v1.RetrieveStreamRequest\x1a\".corerec.v1.RetrieveStreamResponse(\x01\x30\x01\x32\xa7\x01\n\rSearchService\x12?\n\x06Search\x12\x19.corerec.v1.SearchRequest\x1a\x1a.corerec.v1.SearchResponse\x12U\n\x0cSearchStream\x12\x1f.corerec.v1.SearchStreamRequest\x1a .corerec.v1.SearchStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,24 +38,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETRIEVEENTRY']._serialized_end=333
   _globals['_RETRIEVERESPONSE']._serialized_start=335
   _globals['_RETRIEVERESPONSE']._serialized_end=398
-  _globals['_RETRIEVERESULT']._serialized_start=401
-  _globals['_RETRIEVERESULT']._serialized_end=628
-  _globals['_FOUNDBY']._serialized_start=630
-  _globals['_FOUNDBY']._serialized_end=700
-  _globals['_SEARCHREQUEST']._serialized_start=702
-  _globals['_SEARCHREQUEST']._serialized_end=776
-  _globals['_SEARCHENTRY']._serialized_start=779
-  _globals['_SEARCHENTRY']._serialized_end=1010
-  _globals['_QUERY']._serialized_start=1012
-  _globals['_QUERY']._serialized_end=1049
-  _globals['_SEARCHRESPONSE']._serialized_start=1051
-  _globals['_SEARCHRESPONSE']._serialized_end=1110
-  _globals['_SEARCHRESULT']._serialized_start=1113
-  _globals['_SEARCHRESULT']._serialized_end=1276
-  _globals['_SOURCELIST']._serialized_start=1278
-  _globals['_SOURCELIST']._serialized_end=1378
-  _globals['_RETRIEVALSERVICE']._serialized_start=1380
-  _globals['_RETRIEVALSERVICE']._serialized_end=1469
-  _globals['_SEARCHSERVICE']._serialized_start=1471
-  _globals['_SEARCHSERVICE']._serialized_end=1551
+  _globals['_RETRIEVESTREAMREQUEST']._serialized_start=400
+  _globals['_RETRIEVESTREAMREQUEST']._serialized_end=481
+  _globals['_RETRIEVESTREAMRESPONSE']._serialized_start=483
+  _globals['_RETRIEVESTREAMRESPONSE']._serialized_end=607
+  _globals['_RETRIEVERESULT']._serialized_start=610
+  _globals['_RETRIEVERESULT']._serialized_end=837
+  _globals['_FOUNDBY']._serialized_start=839
+  _globals['_FOUNDBY']._serialized_end=909
+  _globals['_SEARCHREQUEST']._serialized_start=911
+  _globals['_SEARCHREQUEST']._serialized_end=985
+  _globals['_SEARCHENTRY']._serialized_start=988
+  _globals['_SEARCHENTRY']._serialized_end=1219
+  _globals['_QUERY']._serialized_start=1221
+  _globals['_QUERY']._serialized_end=1258
+  _globals['_SEARCHRESPONSE']._serialized_start=1260
+  _globals['_SEARCHRESPONSE']._serialized_end=1319
+  _globals['_SEARCHSTREAMREQUEST']._serialized_start=1321
+  _globals['_SEARCHSTREAMREQUEST']._serialized_end=1398
+  _globals['_SEARCHSTREAMRESPONSE']._serialized_start=1400
+  _globals['_SEARCHSTREAMRESPONSE']._serialized_end=1520
+  _globals['_SEARCHRESULT']._serialized_start=1523
+  _globals['_SEARCHRESULT']._serialized_end=1686
+  _globals['_SOURCELIST']._serialized_start=1688
+  _globals['_SOURCELIST']._serialized_end=1788
+  _globals['_RETRIEVALSERVICE']._serialized_start=1791
+  _globals['_RETRIEVALSERVICE']._serialized_end=1973
+  _globals['_SEARCHSERVICE']._serialized_start=1976
+  _globals['_SEARCHSERVICE']._serialized_end=2143
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,24 @@ class RetrieveResponse(_message.Message):
     results: _containers.RepeatedCompositeFieldContainer[RetrieveResult]
     def __init__(self, results: _Optional[_Iterable[_Union[RetrieveResult, _Mapping]]] = ...) -> None: ...
 
+class RetrieveStreamRequest(_message.Message):
+    __slots__ = ("call", "batch")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    call: int
+    batch: RetrieveRequest
+    def __init__(self, call: _Optional[int] = ..., batch: _Optional[_Union[RetrieveRequest, _Mapping]] = ...) -> None: ...
+
+class RetrieveStreamResponse(_message.Message):
+    __slots__ = ("call", "status", "batch")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    call: int
+    status: _common_pb2.EntryStatus
+    batch: RetrieveResponse
+    def __init__(self, call: _Optional[int] = ..., status: _Optional[_Union[_common_pb2.EntryStatus, _Mapping]] = ..., batch: _Optional[_Union[RetrieveResponse, _Mapping]] = ...) -> None: ...
+
 class RetrieveResult(_message.Message):
     __slots__ = ("status", "candidates", "coverage", "timings", "found_by", "catalogue_position")
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +122,24 @@ class SearchResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[SearchResult]
     def __init__(self, results: _Optional[_Iterable[_Union[SearchResult, _Mapping]]] = ...) -> None: ...
+
+class SearchStreamRequest(_message.Message):
+    __slots__ = ("call", "batch")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    call: int
+    batch: SearchRequest
+    def __init__(self, call: _Optional[int] = ..., batch: _Optional[_Union[SearchRequest, _Mapping]] = ...) -> None: ...
+
+class SearchStreamResponse(_message.Message):
+    __slots__ = ("call", "status", "batch")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    call: int
+    status: _common_pb2.EntryStatus
+    batch: SearchResponse
+    def __init__(self, call: _Optional[int] = ..., status: _Optional[_Union[_common_pb2.EntryStatus, _Mapping]] = ..., batch: _Optional[_Union[SearchResponse, _Mapping]] = ...) -> None: ...
 
 class SearchResult(_message.Message):
     __slots__ = ("status", "lists", "timings", "catalogue_position")

@@ -40,6 +40,11 @@ class RetrievalServiceStub:
                 request_serializer=corerec_dot_v1_dot_retrieval__pb2.RetrieveRequest.SerializeToString,
                 response_deserializer=corerec_dot_v1_dot_retrieval__pb2.RetrieveResponse.FromString,
                 _registered_method=True)
+        self.RetrieveStream = channel.stream_stream(
+                '/corerec.v1.RetrievalService/RetrieveStream',
+                request_serializer=corerec_dot_v1_dot_retrieval__pb2.RetrieveStreamRequest.SerializeToString,
+                response_deserializer=corerec_dot_v1_dot_retrieval__pb2.RetrieveStreamResponse.FromString,
+                _registered_method=True)
 
 
 class RetrievalServiceServicer:
@@ -58,6 +63,16 @@ class RetrievalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetrieveStream(self, request_iterator, context):
+        """The same over one stream, on which any number of batches may be under way: a third of the cost
+        of calls. Responses come as batches are done, in any order. What a call fails with as a whole is
+        the response's status; the stream itself goes on. A server that shuts down answers the batches
+        that it has read and then ends the stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrievalServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -65,6 +80,11 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
                     servicer.Retrieve,
                     request_deserializer=corerec_dot_v1_dot_retrieval__pb2.RetrieveRequest.FromString,
                     response_serializer=corerec_dot_v1_dot_retrieval__pb2.RetrieveResponse.SerializeToString,
+            ),
+            'RetrieveStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.RetrieveStream,
+                    request_deserializer=corerec_dot_v1_dot_retrieval__pb2.RetrieveStreamRequest.FromString,
+                    response_serializer=corerec_dot_v1_dot_retrieval__pb2.RetrieveStreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -105,6 +125,33 @@ class RetrievalService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def RetrieveStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/corerec.v1.RetrievalService/RetrieveStream',
+            corerec_dot_v1_dot_retrieval__pb2.RetrieveStreamRequest.SerializeToString,
+            corerec_dot_v1_dot_retrieval__pb2.RetrieveStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class SearchServiceStub:
     """Searches one shard of the catalogue. Internal to retrieval.
@@ -120,6 +167,11 @@ class SearchServiceStub:
                 '/corerec.v1.SearchService/Search',
                 request_serializer=corerec_dot_v1_dot_retrieval__pb2.SearchRequest.SerializeToString,
                 response_deserializer=corerec_dot_v1_dot_retrieval__pb2.SearchResponse.FromString,
+                _registered_method=True)
+        self.SearchStream = channel.stream_stream(
+                '/corerec.v1.SearchService/SearchStream',
+                request_serializer=corerec_dot_v1_dot_retrieval__pb2.SearchStreamRequest.SerializeToString,
+                response_deserializer=corerec_dot_v1_dot_retrieval__pb2.SearchStreamResponse.FromString,
                 _registered_method=True)
 
 
@@ -139,6 +191,16 @@ class SearchServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SearchStream(self, request_iterator, context):
+        """The same over one stream, on which any number of batches may be under way: a third of the cost
+        of calls. Responses come as batches are done, in any order. What a call fails with as a whole is
+        the response's status; the stream itself goes on. A server that shuts down answers the batches
+        that it has read and then ends the stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SearchServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,6 +208,11 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.Search,
                     request_deserializer=corerec_dot_v1_dot_retrieval__pb2.SearchRequest.FromString,
                     response_serializer=corerec_dot_v1_dot_retrieval__pb2.SearchResponse.SerializeToString,
+            ),
+            'SearchStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.SearchStream,
+                    request_deserializer=corerec_dot_v1_dot_retrieval__pb2.SearchStreamRequest.FromString,
+                    response_serializer=corerec_dot_v1_dot_retrieval__pb2.SearchStreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +243,33 @@ class SearchService:
             '/corerec.v1.SearchService/Search',
             corerec_dot_v1_dot_retrieval__pb2.SearchRequest.SerializeToString,
             corerec_dot_v1_dot_retrieval__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/corerec.v1.SearchService/SearchStream',
+            corerec_dot_v1_dot_retrieval__pb2.SearchStreamRequest.SerializeToString,
+            corerec_dot_v1_dot_retrieval__pb2.SearchStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,6 +10,7 @@ import heapq
 import itertools
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import numpy as np
@@ -21,7 +22,9 @@ from corerec.serving.depth import Depth
 from corerec.serving.endpoints import StaticEndpoints
 from corerec.serving.metrics import Metrics
 from corerec.serving.stage_client import RemoteStage
+from corerec.serving.stream_server import StreamServer
 from corerec.stages import RankEntry, RankResult, Source, UserContext
+from corerec.v1 import ranking_pb2_grpc
 from tests.serving.fakes import RELEASE, columns
 
 MOST, SECONDS, LEARNT = 8, 60.0, 20.0
@@ -136,27 +139,25 @@ def test_it_stays_in_its_bounds_whatever_it_is_told(most: int) -> None:
     assert most == 1 or len(seen) > 1  # it did try
 
 
-class FarRanking:
+class FarRanking(ranking_pb2_grpc.RankingServiceServicer):
     """A stage that answers all that it is asked at once, each RPC after 20 ms: a long way off."""
 
-    async def rank(self, request: object, context: object) -> object:
+    def __init__(self) -> None:
+        self.streams = StreamServer(RANK, Metrics(), self.answer)
+
+    async def answer(self, request: Any) -> Any:
         await asyncio.sleep(0.02)
         one = RankResult(candidates=columns(np.arange(3, dtype=np.int64), Source.TWO_TOWER))
         message = RANK.result_to_proto(one, {})
-        return RANK.response(results=[message] * len(request.entries))  # type: ignore[attr-defined]
+        return RANK.response(results=[message] * len(request.entries))
+
+    async def RankStream(self, requests: object, context: Any) -> None:
+        await self.streams.serve(context)
 
 
 async def test_over_real_connections_a_long_way_is_bridged_by_more_rpcs() -> None:
     server = grpc.aio.server()
-    handler = grpc.unary_unary_rpc_method_handler(
-        FarRanking().rank,
-        request_deserializer=RANK.request.FromString,
-        response_serializer=lambda message: message.SerializeToString(),
-    )
-    service, method = RANK.service, RANK.method
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(service, {method: handler}),)
-    )
+    ranking_pb2_grpc.add_RankingServiceServicer_to_server(FarRanking(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     candidates = columns(np.arange(10, dtype=np.int64), Source.TWO_TOWER)

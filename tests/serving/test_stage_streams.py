@@ -1,0 +1,133 @@
+"""A stage's stream between real servers: numbered batches, failures of one and of all, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from corerec.serving.contracts import RANK
+from corerec.serving.stream_client import StreamClient
+from corerec.stages import RankEntry, Source, UserContext
+from corerec.v1 import ranking_pb2, ranking_pb2_grpc
+from tests.serving.fakes import RELEASE, Faults, columns, start_fake_stage
+
+
+def batch(name: str, release: str = RELEASE, k: int = 3) -> Any:
+    candidates = columns(np.arange(10, dtype=np.int64), Source.TWO_TOWER)
+    entry = RankEntry(request_id=name, user=UserContext(), candidates=candidates, k=k)
+    return RANK.request(release=release, entries=[RANK.entry_to_proto(entry, 5_000_000)])
+
+
+@asynccontextmanager
+async def ranking(faults: Faults) -> AsyncIterator[tuple[StreamClient, Any, grpc.aio.Channel]]:
+    server = await start_fake_stage("ranking", faults)
+    channel = grpc.aio.insecure_channel(server.address)
+    client = StreamClient(channel, RANK)
+    try:
+        yield client, server, channel
+    finally:
+        if faults.hold:
+            faults.hold.set()
+        await client.close(None)
+        await channel.close()
+        await server.drain()
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_stream_answers_what_a_call_does() -> None:
+    async with ranking(Faults()) as (client, _, channel):
+        called = await ranking_pb2_grpc.RankingServiceStub(channel).Rank(batch("a"), timeout=5)
+        streamed = await client.call(batch("a"), 5.0)
+        assert len(called.results) == len(streamed.results) == 1
+        for response in (called, streamed):
+            del response.results[0].timings[:]
+        assert called == streamed
+        assert isinstance(called, ranking_pb2.RankResponse)
+
+
+async def test_what_fails_a_whole_batch_leaves_its_neighbours_and_the_stream() -> None:
+    async with ranking(Faults()) as (client, _, _):
+        calls = [
+            client.call(batch("good"), 5.0),
+            client.call(batch("other release", release="other"), 5.0),
+            client.call(RANK.request(release=RELEASE), 5.0),
+            client.call(batch("bad entry", k=0), 5.0),
+            client.call(batch("good too"), 5.0),
+        ]
+        good, other, empty, bad, last = await asyncio.gather(*calls, return_exceptions=True)
+        assert good.results[0].status.code == last.results[0].status.code == 0
+        assert bad.results[0].status.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+        assert other.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert RELEASE in other.details()
+        assert empty.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert (await client.call(batch("after"), 5.0)).results[0].status.code == 0
+
+
+async def test_a_late_batch_ends_alone_and_what_nobody_waits_for_is_not_computed() -> None:
+    faults = Faults(hold=threading.Event())
+    async with ranking(faults) as (client, _, _):
+        held = client.call(batch("held"), 5.0)
+        await until(lambda: faults.batches)
+        late, left, kept = (
+            client.call(batch(n), s) for n, s in (("late", 0.1), ("left", 5.0), ("kept", 5.0))
+        )
+        await asyncio.sleep(0.05)
+        left.cancel()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await late
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await asyncio.sleep(0.05)  # the server hears of both
+        assert faults.hold is not None
+        faults.hold.set()
+        assert (await held).results[0].status.code == 0
+        assert (await kept).results[0].status.code == 0
+        assert faults.batches == [["held"], ["kept"]]
+
+
+async def test_a_server_that_drains_answers_what_it_read_and_then_ends_the_stream() -> None:
+    faults = Faults(hold=threading.Event())
+    async with ranking(faults) as (client, server, _):
+        held = client.call(batch("held"), 5.0)
+        await until(lambda: faults.batches)
+        draining = asyncio.ensure_future(server.drain())
+        await asyncio.sleep(0.3)
+        assert not held.done()
+        assert faults.hold is not None
+        faults.hold.set()
+        assert (await held).results[0].status.code == 0
+        async with asyncio.timeout(3):  # and not only when its callers are gone
+            await draining
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.call(batch("after"), 1.0)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_stream_that_breaks_ends_all_its_batches_and_the_next_opens_another() -> None:
+    faults = Faults(hold=threading.Event())
+    async with ranking(faults) as (client, _, _):
+        held = [client.call(batch(name), 5.0) for name in "abc"]
+        await until(lambda: faults.batches)
+        lane = client._lane
+        assert lane is not None
+        lane._stream.cancel()
+        codes = {
+            error.code()
+            for error in await asyncio.gather(*held, return_exceptions=True)
+            if isinstance(error, grpc.aio.AioRpcError)
+        }
+        assert codes == {grpc.StatusCode.CANCELLED}
+        assert faults.hold is not None
+        faults.hold.set()
+        assert (await client.call(batch("after"), 5.0)).results[0].status.code == 0

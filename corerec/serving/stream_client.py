@@ -7,12 +7,15 @@ third of a call of its own.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import grpc
 from grpc.aio import AioRpcError, Metadata
 
 from corerec.serving.contracts import StageContract
+
+log = logging.getLogger(__name__)
 
 _Future = asyncio.Future[Any]
 _ENDED = "the server ended the stream; it may be shutting down"
@@ -32,7 +35,6 @@ class StreamClient:
         )
         self._number = 0
         self._lane: _Lane | None = None
-        self._old: set[_Lane] = set()
 
     def call(self, batch: Any, timeout: float) -> _Future:
         """Send a batch and return the future of its response; cancelling it tells the server.
@@ -42,16 +44,16 @@ class StreamClient:
         """
         if self._lane is None or self._lane.ended:
             self._lane = _Lane(self._open_stream(), self._contract)
-            self._old = {lane for lane in self._old if lane.waits} | {self._lane}
         self._number += 1
         return self._lane.call(self._number, batch, timeout)
 
     async def close(self, grace: float | None) -> None:
         """End the stream once its batches are answered, at most `grace` seconds from now."""
-        waiting = [future for lane in self._old for future in lane.waits.values()]
-        if waiting and grace:
-            await asyncio.wait(waiting, timeout=grace)
-        await asyncio.gather(*(lane.close() for lane in self._old))
+        if self._lane is None:
+            return
+        if self._lane.waits and grace:
+            await asyncio.wait(list(self._lane.waits.values()), timeout=grace)
+        await self._lane.close()
 
 
 class _Lane:
@@ -100,12 +102,17 @@ class _Lane:
         except AioRpcError as error:
             code, details = error.code(), error.details() or ""
         except asyncio.CancelledError:  # closed here, or with the channel
-            self.ended = True
-            self._end_all(grpc.StatusCode.CANCELLED, "the stream was closed")
+            code, details = grpc.StatusCode.CANCELLED, "the stream was closed"
             raise
-        self.ended = True
-        self._tasks[0].cancel()
-        self._end_all(code, details)
+        except Exception as error:
+            log.exception("a stage's stream broke")
+            code, details = grpc.StatusCode.INTERNAL, str(error)
+        finally:  # whatever it was, nobody waits on
+            self.ended = True
+            self._tasks[0].cancel()
+            waits, self.waits = self.waits, {}
+            for future in waits.values():
+                _end(future, code, details)
 
     def _take(self, response: Any) -> None:
         future = self.waits.pop(response.call, None)
@@ -116,11 +123,6 @@ class _Lane:
             _end(future, code, response.status.message)
         else:
             future.set_result(response.batch)
-
-    def _end_all(self, code: grpc.StatusCode, details: str) -> None:
-        waits, self.waits = self.waits, {}
-        for future in waits.values():
-            _end(future, code, details)
 
     async def close(self) -> None:
         self.ended = True

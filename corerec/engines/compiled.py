@@ -31,7 +31,12 @@ def compiled_exactly(function: F) -> F:
     return _compiled(function, fastmath=False)
 
 
-def _compiled(function: F, *, fastmath: bool) -> F:
+def compiled_sum(function: F) -> F:
+    """Return the function compiled; sums may be taken in another order, NaN is kept."""
+    return _compiled(function, fastmath={"reassoc", "nsz", "contract"})
+
+
+def _compiled(function: F, *, fastmath: bool | set[str]) -> F:
     options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
     done = njit(**options)(function)
     try:

@@ -155,9 +155,7 @@ def title_tokens(titles: pl.Series, *, buckets: int, length: int) -> NDArray[np.
     """Return (N, length) codes of the first words of titles; CRC-32, the same on every machine."""
     if len(titles) <= FEW_ROWS and titles.dtype == pl.String:
         texts = [title or "" for title in titles.to_list()]
-        if all(
-            text.isascii() for text in texts
-        ):  # elsewhere polars says what a word is
+        if all(text.isascii() for text in texts):  # elsewhere polars says what a word is
             return _few_titles(texts, buckets, length)
     words = titles.cast(pl.String).fill_null("").str.to_lowercase().str.extract_all(r"\w+")
     words = words.list.head(length)

@@ -21,7 +21,7 @@ def exact_best(vectors: Float32s, queries: Float32s, k: int, metric: Metric) -> 
     """Return the numbers of the exact best k of each query, (Q, min(k, N)), best first."""
     found = np.empty((len(queries), min(k, len(vectors))), np.int64)
     for start in range(0, len(queries), _QUERIES):
-        some = np.ascontiguousarray(queries[start : start + _QUERIES], np.float32)
+        some = _writable(queries[start : start + _QUERIES])
         found[start : start + _QUERIES] = _best(vectors, torch.from_numpy(some), k, metric)
     return found
 
@@ -31,7 +31,7 @@ def _best(vectors: Float32s, queries: torch.Tensor, k: int, metric: Metric) -> I
     scores = torch.empty((len(queries), 0))
     numbers = torch.empty((len(queries), 0), dtype=torch.int64)
     for start in range(0, len(vectors), CHUNK):
-        part = np.ascontiguousarray(vectors[start : start + CHUNK], np.float32)
+        part = _writable(vectors[start : start + CHUNK])
         if metric == "cosine":
             part = unit(part)
         own = torch.from_numpy(part)
@@ -48,6 +48,11 @@ def _best(vectors: Float32s, queries: torch.Tensor, k: int, metric: Metric) -> I
         scores, order = scores.topk(min(k, scores.shape[1]), dim=1)
         numbers = numbers.gather(1, order)
     return numbers.numpy()
+
+
+def _writable(rows: Float32s) -> Float32s:
+    """Return rows as torch wants them: in order, and a copy where a file is mapped to be read."""
+    return np.require(rows, np.float32, ["C", "W"])
 
 
 def _above(scores: torch.Tensor, least: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

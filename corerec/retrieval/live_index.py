@@ -81,6 +81,7 @@ class LiveIndex:
         self._alive = np.empty(0, np.bool_)
         self._dead: set[int] = set()
         self._rebuild: Rebuild | None = None
+        self._rebuild_failed = False
 
     @property
     def main(self) -> VectorStore:
@@ -261,7 +262,7 @@ class LiveIndex:
         main = self._main
         if self.dead > self._dead_share * max(len(main) + main.dead, 1):
             return True
-        if self.in_place and main.crowded:
+        if self.in_place and main.crowded and not self._rebuild_failed:
             return True
         return not self._moves and len(self._delta) > self._limit
 
@@ -277,10 +278,12 @@ class LiveIndex:
     def _swap(self, rebuild: Rebuild) -> None:
         self._rebuild = None
         if rebuild.main is None:
-            # What was masked stays masked, so answers are right; the next try comes with more.
+            # What was masked stays masked, so answers are right; the next try comes with more. A
+            # store that only lacks room makes it when rows move: a pause, and no endless trying.
+            self._rebuild_failed = True
             self._dead_share, self._limit = 2 * self._dead_share, 2 * self._limit
             return
-        self._main = rebuild.main
+        self._main, self._rebuild_failed = rebuild.main, False
         self._dead.clear()
         self._alive = np.empty(0, np.bool_)
         touched = np.fromiter(rebuild.touched, np.int64, len(rebuild.touched))

@@ -15,6 +15,7 @@ from corerec.retrieval.live_index import LiveIndex
 from corerec.retrieval.stores import IndexSpec, create_index
 from corerec.retrieval.stores.flat import FlatStore
 from corerec.retrieval.stores.int8 import Int8Store
+from corerec.stages import Float32s, Int64s
 
 DIM = 8
 
@@ -269,3 +270,32 @@ def test_a_store_without_room_is_built_afresh_beside_the_searches() -> None:
     expected = plain.search(vectors[-3:], 50)[0]
     shared = [len(np.intersect1d(*own)) for own in zip(found, expected, strict=True)]
     assert min(shared) >= 48
+
+
+class Unreadable(Int8Store):
+    """A store that lacks room, and whose vectors cannot be read."""
+
+    @property
+    def crowded(self) -> bool:
+        return True
+
+    def vectors(self, numbers: Int64s) -> Float32s:
+        raise OSError("the file of the vectors is gone")
+
+
+def test_a_store_that_cannot_be_built_afresh_goes_on_and_is_not_tried_again_and_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    vectors = np.random.default_rng(5).normal(size=(520, DIM)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)  # each is nearest to itself
+    store = Unreadable(DIM, "ip", IndexSpec(kind="ivf-int8-refine", nlist=4, nprobe=4))
+    store.add(np.arange(500), vectors[:500])
+    index = LiveIndex(store)
+    index.upsert(np.arange(500, 520), vectors[500:])
+    for _ in range(100):
+        index.maintain()
+        assert index.wait(10)
+    assert index.pending == 0
+    assert index.main is store
+    assert sum("could not be built" in record.message for record in caplog.records) == 1
+    assert index.search(vectors[510:511], 1)[0].tolist() == [[510]]

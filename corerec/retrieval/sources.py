@@ -96,25 +96,6 @@ class IndexedVectors:
         """Return the mean vector (D,) of the items of all shards, of a sample of many."""
         return mean_of(self.vectors) if self.mean is None else self.mean
 
-    def of_shard(self, shard: int, shards: int) -> IndexedVectors:
-        """Return the items whose number is `shard` modulo `shards`; a whole source is cut."""
-        if (shard, shards) == (self.shard, self.shards):
-            return self
-        if self.shards != 1:
-            raise InvalidArgument(f"only a whole source can be cut, got one of {self.shards}")
-        vectors = np.ascontiguousarray(self.vectors[shard::shards])
-        return IndexedVectors(
-            kind=self.kind,
-            source=self.source,
-            vectors=vectors,
-            index=self.index.shard(shard, shards, vectors=vectors),
-            model_id=self.model_id,
-            weight=self.weight,
-            shard=shard,
-            shards=shards,
-            mean=self.mean_vector(),
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class VectorSource(IndexedVectors):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,19 @@ from corerec.stages import (
 KINDS = {"two_tower": (Source.TWO_TOWER, 24), "matrix_factorization": (
     Source.MATRIX_FACTORIZATION, 17)}  # fmt: skip
 WEIGHTS = {"two_tower": 1.0, "matrix_factorization": 0.3}
+
+
+def of_shard(source: IndexedVectors, shard: int, shards: int) -> IndexedVectors:
+    """The items of a whole source whose number is `shard` modulo `shards`."""
+    vectors = np.ascontiguousarray(source.vectors[shard::shards])
+    return replace(
+        source,
+        vectors=vectors,
+        index=source.index.shard(shard, shards, vectors=vectors),
+        shard=shard,
+        shards=shards,
+        mean=source.mean_vector(),
+    )
 
 
 def _whole(kind: str, vectors: np.ndarray) -> IndexedVectors:
@@ -125,7 +139,7 @@ def test_flat_shards_give_the_bits_that_one_gives(
         cores = [
             ShardCore(
                 release="r",
-                sources=[source.of_shard(shard, shards) for source in sources],
+                sources=[of_shard(source, shard, shards) for source in sources],
                 popular=popular,
                 item_count=len(sources[0].vectors),
                 shard=shard,
@@ -168,7 +182,7 @@ def test_shards_that_share_centres_find_what_one_finds(shards: int, kind: Kind) 
     parts = [
         ShardCore(
             release="r",
-            sources=[source.of_shard(shard, shards)],
+            sources=[of_shard(source, shard, shards)],
             popular=popular,
             item_count=6_000,
             shard=shard,
@@ -205,7 +219,7 @@ def test_each_list_of_a_shard_is_the_best_of_its_items_by_brute_force(
     rng = np.random.default_rng([seed, 3])
     out = rng.integers(-2, count + 2, 30)
     queries = {kind: rng.normal(size=dim).astype(np.float32) for kind, (_, dim) in KINDS.items()}
-    own = [source.of_shard(1, 3) for source in sources]
+    own = [of_shard(source, 1, 3) for source in sources]
     core = ShardCore(release="r", sources=own, popular=popular, item_count=count, shard=1, shards=3)
     (result,) = core.run([SearchEntry(queries=queries, k=k, excluded=out)])
     assert isinstance(result, SearchResult)
@@ -241,7 +255,7 @@ def test_a_missing_shard_lowers_coverage_by_its_share(tiny_release: Path) -> Non
     results = [
         ShardCore(
             release="r",
-            sources=[source.of_shard(shard, 4) for source in sources],
+            sources=[of_shard(source, shard, 4) for source in sources],
             popular=popular,
             item_count=len(sources[0].vectors),
             shard=shard,

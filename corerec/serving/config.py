@@ -23,7 +23,8 @@ class ServerConfig:
     max_message_bytes: Annotated[int, Field(ge=65536, le=1 << 30)] = 4 << 20
     """Largest message read or written, bytes. Larger ones get RESOURCE_EXHAUSTED."""
     max_concurrent_rpcs: Annotated[int, Field(ge=1)] = 512
-    """Calls in flight at once; one more gets RESOURCE_EXHAUSTED."""
+    """Calls in flight at once; one more gets RESOURCE_EXHAUSTED. A stage's stream is one call; its
+    batches are bounded by `max_queue`."""
     drain_notice_seconds: Annotated[float, Field(ge=0, le=600)] = 0.3
     """How long to say NOT_SERVING and still answer, before refusing new calls."""
     drain_grace_seconds: Annotated[float, Field(ge=0, le=600)] = 5.0

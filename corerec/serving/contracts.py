@@ -52,14 +52,14 @@ class StageContract(Generic[E, R]):
     """How much of an RPC an entry takes."""
 
     @property
-    def path(self) -> str:
-        """The RPC's path on the wire."""
-        return f"/{self.service}/{self.method}"
+    def stream_method(self) -> str:
+        """Name of the RPC that streams batches."""
+        return f"{self.method}Stream"
 
     @property
     def stream_path(self) -> str:
-        """The path of the RPC that streams batches."""
-        return f"{self.path}Stream"
+        """Its path on the wire."""
+        return f"/{self.service}/{self.stream_method}"
 
 
 RETRIEVE: StageContract[RetrieveEntry, RetrieveResult] = StageContract(

@@ -28,7 +28,8 @@ Handler = Any  # grpc.RpcMethodHandler has no types for what is inside
 
 
 class ServiceInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Wraps every unary call. Streams (health Watch, reflection) pass untouched."""
+    """Wraps every unary call. Streams pass untouched: health Watch, reflection, and the stages',
+    which measure their batches themselves (`StreamServer`)."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

@@ -72,8 +72,7 @@ class StreamServer:
 
     def _seconds(self, code: str) -> Any:
         contract = self._contract
-        method = contract.stream_path.rpartition("/")[2]
-        return self._metrics.rpc_seconds.labels(contract.service, method, code)
+        return self._metrics.rpc_seconds.labels(contract.service, contract.stream_method, code)
 
 
 class _Stream:

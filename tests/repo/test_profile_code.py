@@ -5,6 +5,7 @@ Nothing is started here; `python -m benchmarks.profile --quick` runs the whole o
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -68,7 +69,9 @@ def test_a_process_is_sampled(tmp_path: Path) -> None:
         samplers = stacks.record(py_spy, [child.pid], tmp_path, 1)
         try:
             stacks.finish(samplers, tmp_path, 1)
-        except SystemExit:
+        except SystemExit as failed:
+            if not re.search("permission|not permitted", str(failed), re.IGNORECASE):
+                raise
             pytest.skip("this system lets no process read another")
         found = stacks.read({"one": [child.pid]}, tmp_path)["one"]
     finally:

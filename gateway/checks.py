@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from corerec.errors import DeadlineExceeded, Unavailable
 from corerec.serving.budget import Budget
 from corerec.serving.status import Internal
-from corerec.stages import Candidates, RerankResult, Source
+from corerec.stages import Candidates
+from corerec.v1 import common_pb2, rerank_pb2
 from gateway.profiles import Profiles
 from gateway.view import ReleaseView
 
@@ -56,12 +58,15 @@ class Checks:
         if not kept:
             raise Internal("rank answered items that it was not sent")
 
-    def final(self, result: RerankResult, sent: Candidates, page_size: int) -> None:
+    def final(
+        self, items: Sequence[rerank_pb2.RankedItem], sent: Candidates, page_size: int
+    ) -> None:
+        """Raise when reranking made up items, or answered none or too many."""
         known = set(sent.numbers.tolist())
-        for item in result.items:
-            if item.number not in known and item.source != Source.PINNED:
-                raise Internal(f"rerank answered item {item.number}, which it was not sent")
-        if len(result.items) > page_size:
-            raise Internal(f"rerank answered {len(result.items)} items for {page_size}")
-        if not result.items and self._view.in_order(sent, 1):
+        for item in items:
+            if item.item_number not in known and item.source != common_pb2.CANDIDATE_SOURCE_PINNED:
+                raise Internal(f"rerank answered item {item.item_number}, which it was not sent")
+        if len(items) > page_size:
+            raise Internal(f"rerank answered {len(items)} items for {page_size}")
+        if not items and self._view.in_order(sent, 1):
             raise Internal("rerank answered an empty list")

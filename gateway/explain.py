@@ -6,9 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from corerec.serving.wire import moves_to_proto
-from corerec.stages import Candidates, RankedItem, RemovedItem
-from corerec.v1 import recommender_pb2
+from corerec.stages import Candidates, RemovedItem
+from corerec.v1 import recommender_pb2, rerank_pb2
 from gateway.outcome import Outcome
 from gateway.view import ReleaseView
 
@@ -26,8 +25,8 @@ class Explainer:
         self._retrieved = _places(outcome.retrieved)
         self._scored = _places(outcome.scored)
         self._ranked = _places(outcome.ranked)
-        self._final: dict[int, tuple[int, RankedItem]] = {
-            item.number: (place, item) for place, item in enumerate(outcome.items, 1)
+        self._final: dict[int, tuple[int, rerank_pb2.RankedItem]] = {
+            item.item_number: (place, item) for place, item in enumerate(outcome.items, 1)
         }
         self._removed: dict[int, RemovedItem] = {r.number: r for r in outcome.removed}
         self._seen = set(outcome.user.items.tolist())
@@ -61,8 +60,8 @@ class Explainer:
         if number in self._final:
             position, item = self._final[number]
             trace.final_position, trace.final_score = position, item.score
-            trace.source = item.source  # type: ignore[assignment]
-            trace.moves.extend(moves_to_proto(item.moves))
+            trace.source = item.source
+            trace.moves.extend(item.moves)
         else:
             trace.removed_by, trace.note = self._why_not(number)
         return trace

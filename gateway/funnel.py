@@ -13,6 +13,7 @@ from corerec.serving.budget import Budget
 from corerec.serving.metrics import Metrics
 from corerec.serving.stage import Stage
 from corerec.serving.status import Internal
+from corerec.serving.wire import items_to_proto, timings_to_proto
 from corerec.stages import (
     MAX_HISTORY,
     Candidates,
@@ -22,13 +23,13 @@ from corerec.stages import (
     RerankResult,
     RetrieveEntry,
     RetrieveResult,
-    Source,
     UserContext,
 )
 from corerec.store import UserState
+from corerec.v1 import common_pb2, recommender_pb2
 from gateway.checks import Checks
 from gateway.config import GatewayConfig
-from gateway.outcome import Outcome, Query, Reason, Report
+from gateway.outcome import Outcome, Query, Reason
 from gateway.profiles import Profiles
 from gateway.view import ReleaseView
 
@@ -169,9 +170,10 @@ class Funnel:
         try:
             share = budget.share(self._config.shares.rerank)
             result = await self._rerank_stage.call(self.view.release, entry, share)
-            self._checks.final(result, sent, query.page_size)
-            outcome.items = [self.view.named(item) for item in result.items]
-            outcome.removed = result.removed
+            items = items_to_proto(result.items)
+            self._checks.final(items, sent, query.page_size)
+            self.view.name(items)
+            outcome.items, outcome.removed = items, result.removed
             timings = result.timings
         except CoreRecError as error:
             outcome.items = self.view.in_order(sent, query.page_size)
@@ -224,11 +226,11 @@ class Funnel:
         outcome.items = [
             item
             for item in outcome.items
-            if not (item.number < len(deleted) and deleted[item.number])
+            if not ((number := item.item_number) < len(deleted) and deleted[number])
             and (
                 not query.where
-                or item.source != Source.PINNED
-                or self.view.meets(item.number, query.where)
+                or item.source != common_pb2.CANDIDATE_SOURCE_PINNED
+                or self.view.meets(number, query.where)
             )
         ]
 
@@ -243,12 +245,12 @@ class Funnel:
     ) -> None:
         seconds = time.monotonic() - started
         outcome.reports.append(
-            Report(
+            recommender_pb2.StageReport(
                 stage=stage,
                 input_count=sent,
                 output_count=received,
-                micros=int(seconds * 1e6),
-                steps=steps,
+                latency_micros=int(seconds * 1e6),
+                steps=timings_to_proto(steps),
             )
         )
         measured_seconds, measured_in, measured_out = self._measured[stage]

@@ -1,4 +1,4 @@
-"""One request and its way through the funnel, before it becomes a proto."""
+"""One request and its way through the funnel."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from corerec.stages import (
     Float32s,
     Int64s,
     Predicate,
-    RankedItem,
     RemovedItem,
     UserContext,
 )
+from corerec.v1 import recommender_pb2, rerank_pb2
 
 
 class Reason(IntEnum):
@@ -82,17 +82,6 @@ class Degradation:
     note: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
-    """What one stage did; times in microseconds."""
-
-    stage: str
-    input_count: int
-    output_count: int
-    micros: int
-    steps: Mapping[str, int]
-
-
 @dataclass(kw_only=True, slots=True)
 class Outcome:
     """Everything that one request met; filled in as the stages answer."""
@@ -105,10 +94,12 @@ class Outcome:
     scored: Candidates | None = None
     """All that ranking scored; longer than `ranked` only when explaining."""
     ranked: Candidates | None = None
-    items: Sequence[RankedItem] = ()
+    items: Sequence[rerank_pb2.RankedItem] = ()
+    """The final list, as the messages that reranking sent: they are what the caller gets."""
     removed: Sequence[RemovedItem] = ()
     coverage: float = 1.0
-    reports: list[Report] = field(default_factory=list)
+    reports: list[recommender_pb2.StageReport] = field(default_factory=list)
+    """What each stage did, in order."""
     degraded: list[Degradation] = field(default_factory=list)
 
     def note(self, stage: str, error: CoreRecError | Reason, instead: str) -> None:

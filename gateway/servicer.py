@@ -12,7 +12,6 @@ import grpc
 from corerec.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from corerec.serving.budget import Budget
 from corerec.serving.interceptor import REQUEST_ID
-from corerec.serving.wire import item_to_proto, timings_to_proto
 from corerec.v1 import recommender_pb2, recommender_pb2_grpc
 from gateway.config import GatewayConfig
 from gateway.explain import Explainer
@@ -110,19 +109,10 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
 
     def _response(self, outcome: Outcome) -> recommender_pb2.RecommendResponse:
         return recommender_pb2.RecommendResponse(
-            items=[item_to_proto(item) for item in outcome.items],
+            items=outcome.items,
             request_id=REQUEST_ID.get(),
             release=self._funnel.view.release,
-            stages=[
-                recommender_pb2.StageReport(
-                    stage=r.stage,
-                    input_count=r.input_count,
-                    output_count=r.output_count,
-                    latency_micros=r.micros,
-                    steps=timings_to_proto(r.steps),
-                )
-                for r in outcome.reports
-            ],
+            stages=outcome.reports,
             coverage=outcome.coverage,
             degraded=[
                 recommender_pb2.Degradation(

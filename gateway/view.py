@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from corerec.live.catalogue import LiveCatalogue
 from corerec.release import Release
 from corerec.rerank import CompiledRules, compile_rules, load_rules
-from corerec.stages import Candidates, Float32s, Int64s, Predicate, RankedItem, Source
+from corerec.stages import Candidates, Float32s, Int64s, Predicate, Source
 from corerec.store.catalogue import Item
+from corerec.v1 import rerank_pb2
 from gateway.conditions import meets
 from gateway.items import ReleaseItems
 
@@ -86,34 +87,32 @@ class ReleaseView:
         item = self.kept.get(number)
         return item is not None and meets(item, where)
 
-    def named(self, item: RankedItem) -> RankedItem:
-        """Return an item with its names; reranking may not have read those of a new one yet."""
-        number = item.number
-        if item.item_id or number >= len(self.catalogue):
-            return item
-        return item._replace(
-            item_id=self.catalogue.ids[number],
-            title=self.catalogue.titles[number],
-            category=self.catalogue.categories[number],
-            creator=self.catalogue.creators[number],
-        )
+    def name(self, items: Sequence[rerank_pb2.RankedItem]) -> None:
+        """Give items their names; reranking may not have read those of a new one yet."""
+        for item in items:
+            number = item.item_number
+            if not item.item_id and number < len(self.catalogue):
+                item.item_id = self.catalogue.ids[number]
+                item.title = self.catalogue.titles[number]
+                item.category = self.catalogue.categories[number]
+                item.creator = self.catalogue.creators[number]
 
-    def in_order(self, candidates: Candidates, k: int) -> list[RankedItem]:
+    def in_order(self, candidates: Candidates, k: int) -> list[rerank_pb2.RankedItem]:
         """Return the first k candidates that no rule blocks, as a final list."""
         numbers = candidates.numbers
         keep = np.flatnonzero(~self.gone(numbers))[:k]
         return [self._item(candidates, int(place)) for place in keep]
 
-    def _item(self, candidates: Candidates, place: int) -> RankedItem:
+    def _item(self, candidates: Candidates, place: int) -> rerank_pb2.RankedItem:
         number, score = int(candidates.numbers[place]), float(candidates.scores[place])
-        return RankedItem(
-            number=number,
+        return rerank_pb2.RankedItem(
+            item_number=number,
             item_id=self.catalogue.ids[number],
             title=self.catalogue.titles[number],
             category=self.catalogue.categories[number],
             creator=self.catalogue.creators[number],
             score=score,
             rank_score=score,
-            source=int(candidates.sources[place]),
+            source=int(candidates.sources[place]),  # type: ignore[arg-type]  # an int on the wire
             rank_position=place + 1,
         )

@@ -143,7 +143,7 @@ def _foreign(cluster: FakeCluster, name: str) -> int:
 
     def mangle(result):
         if isinstance(result, RerankResult):
-            return replace(result, items=[replace(result.items[0], number=999_999)])
+            return replace(result, items=[result.items[0]._replace(number=999_999)])
         numbers = result.candidates.numbers + 10_000
         return replace(result, candidates=replace(result.candidates, numbers=numbers))
 
@@ -166,7 +166,7 @@ def _doubled(cluster: FakeCluster, name: str) -> int:
 def _not_finite(cluster: FakeCluster, name: str) -> int:
     def mangle(result):
         if isinstance(result, RerankResult):
-            return replace(result, items=[replace(i, score=float("nan")) for i in result.items])
+            return replace(result, items=[i._replace(score=float("nan")) for i in result.items])
         scores = result.candidates.scores.copy()
         scores[3] = np.nan
         return replace(result, candidates=replace(result.candidates, scores=scores))

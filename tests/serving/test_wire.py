@@ -8,15 +8,23 @@ import numpy as np
 import pytest
 
 from corerec.errors import InvalidArgument
-from corerec.serving.contracts import RETRIEVE, SEARCH
+from corerec.serving.contracts import RANK, RERANK, RETRIEVE, SEARCH
 from corerec.serving.wire import (
     catalogue_item_from_proto,
     catalogue_item_to_proto,
+    items_to_proto,
     predicates_from_proto,
     predicates_to_proto,
+    timings_to_proto,
 )
+from corerec.serving.wire.ranking import rank_entry_to_proto
 from corerec.stages import (
+    Move,
     Predicate,
+    RankedItem,
+    RankEntry,
+    RemovedItem,
+    RerankResult,
     RetrieveEntry,
     RetrieveResult,
     SearchEntry,
@@ -83,6 +91,60 @@ def test_conditions_and_what_found_a_candidate_survive_the_wire() -> None:
     back = RETRIEVE.result_from_proto(RETRIEVE.result_to_proto(result, {}))
     np.testing.assert_array_equal(back.found_by[Source.FRESH], by)
     assert back.position == 9
+
+
+def test_a_final_list_survives_the_wire_and_goes_on_as_the_messages_that_came() -> None:
+    items = [
+        RankedItem(
+            number=number,
+            item_id=f"i{number}",
+            title="T",
+            category="c",
+            creator="",
+            score=0.5,
+            rank_score=0.25,
+            source=Source.PINNED,
+            rank_position=place,
+            moves=(Move(rule="pin", score_change=0.25, note="to 1"),) * place,
+        )
+        for place, number in enumerate((7, 2**40, 0))
+    ]
+    removed = [RemovedItem(number=3, rule="cap", note="two of a creator")]
+    result = RerankResult(items=items, removed=removed, timings={"rules": 5, "record": 0})
+    message = RERANK.result_to_proto(result, {"queue": 1, **result.timings})
+    found = RERANK.result_from_proto(message)
+    assert list(found.items) == items
+    assert (found.items[-1], found.items[1:][0]) == (items[-1], items[1])
+    assert found.removed == removed
+    assert found.timings == {"queue": 1, "rules": 5, "record": 0}
+    assert (found.timings["rules"], len(found.timings)) == (5, 3)
+    again = items_to_proto(found.items)
+    assert again == items_to_proto(items) == list(message.items)
+    assert list(timings_to_proto(found.timings)) == list(message.timings)
+
+
+@pytest.mark.parametrize("history", [0, 1, 5, 1000])
+def test_a_request_of_ranking_survives_the_wire(history: int) -> None:
+    user = UserContext(
+        user_id="u" * (history % 2),
+        attributes={"age": "25"} if history else {},
+        items=np.arange(history),
+        times=np.arange(history) * 10**6,
+        now=history,
+    )
+    sent = columns(np.array([5, 2**33, 0]), Source.FRESH)
+    entry = RankEntry(request_id="r", user=user, candidates=sent, k=2)
+    found = RANK.entry_from_proto(RANK.entry_to_proto(entry, 5))
+    assert (found.user.user_id, found.user.attributes) == (user.user_id, user.attributes)
+    assert (found.user.now, found.request_id, found.k) == (history, "r", 2)
+    np.testing.assert_array_equal(found.user.items, user.items)
+    np.testing.assert_array_equal(found.user.times, user.times)
+    for name in ("numbers", "scores", "sources"):
+        np.testing.assert_array_equal(getattr(found.candidates, name), getattr(sent, name))
+    newest = rank_entry_to_proto(entry, 5, history=3).user
+    assert newest.history_count == min(history, 3)
+    assert newest.history_item_numbers == user.items[-3:].astype("<i8").tobytes()
+    assert newest.history_event_times_micros == user.times[-3:].astype("<i8").tobytes()
 
 
 def test_an_item_survives_the_wire_and_is_born_now_unless_it_says_otherwise() -> None:

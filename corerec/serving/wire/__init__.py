@@ -15,10 +15,9 @@ from corerec.serving.wire.common import (
     candidates_to_proto,
     predicates_from_proto,
     predicates_to_proto,
-    timings_from_proto,
     timings_to_proto,
 )
-from corerec.serving.wire.rerank import item_to_proto, moves_to_proto
+from corerec.serving.wire.rerank import item_to_proto, items_to_proto
 
 __all__ = [
     "MAX_PREDICATES",
@@ -28,9 +27,8 @@ __all__ = [
     "catalogue_item_to_proto",
     "change_to_proto",
     "item_to_proto",
-    "moves_to_proto",
+    "items_to_proto",
     "predicates_from_proto",
     "predicates_to_proto",
-    "timings_from_proto",
     "timings_to_proto",
 ]

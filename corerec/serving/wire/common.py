@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,17 +42,20 @@ def column(name: str, raw: bytes, dtype: np.dtype[Any], count: int) -> NDArray[A
     return np.frombuffer(raw, dtype)
 
 
-def user_to_proto(user: UserContext, newest: int = MAX_HISTORY) -> common_pb2.UserContext:
-    """Return the message; of the history, only the `newest` events."""
-    items, times = user.items[-newest:], user.times[-newest:]
-    return common_pb2.UserContext(
-        user_id=user.user_id,
-        attributes=user.attributes,
-        history_count=len(items),
-        history_item_numbers=items.tobytes(),
-        history_event_times_micros=times.tobytes(),
-        request_time_micros=user.now,
-    )
+def write_user(message: common_pb2.UserContext, user: UserContext, newest: int) -> None:
+    """Fill an empty message; of the history, only the `newest` events.
+
+    A message inside another is filled in its place: given to a constructor it would be copied.
+    """
+    items, times = user.items, user.times
+    if len(items) > newest:
+        items, times = items[-newest:], times[-newest:]
+    message.user_id, message.request_time_micros = user.user_id, user.now
+    if user.attributes:
+        message.attributes.update(user.attributes)
+    message.history_count = len(items)
+    message.history_item_numbers = items.tobytes()
+    message.history_event_times_micros = times.tobytes()
 
 
 def user_from_proto(message: common_pb2.UserContext) -> UserContext:
@@ -75,14 +78,19 @@ def user_from_proto(message: common_pb2.UserContext) -> UserContext:
     )
 
 
+def write_candidates(message: common_pb2.Candidates, candidates: Candidates) -> None:
+    """Fill an empty message, in its place as `write_user` does."""
+    message.item_count = len(candidates.numbers)
+    message.item_numbers = candidates.numbers.astype(INT64, copy=False).tobytes()
+    message.scores = candidates.scores.astype(FLOAT32, copy=False).tobytes()
+    message.sources = candidates.sources.astype(UINT8, copy=False).tobytes()
+
+
 def candidates_to_proto(candidates: Candidates) -> common_pb2.Candidates:
     """Return the message."""
-    return common_pb2.Candidates(
-        item_count=len(candidates),
-        item_numbers=candidates.numbers.astype(INT64, copy=False).tobytes(),
-        scores=candidates.scores.astype(FLOAT32, copy=False).tobytes(),
-        sources=candidates.sources.astype(UINT8, copy=False).tobytes(),
-    )
+    message = common_pb2.Candidates()
+    write_candidates(message, candidates)
+    return message
 
 
 def candidates_from_proto(message: common_pb2.Candidates) -> Candidates:
@@ -124,8 +132,34 @@ def check_finite(name: str, *columns: Float32s) -> None:
             raise InvalidArgument(f"{name} must be finite, got NaN or infinity")
 
 
-def timings_to_proto(timings: Mapping[str, int]) -> list[common_pb2.StepTiming]:
-    """Return one message per step."""
+class Timings(Mapping[str, int]):
+    """Microseconds by step name, read when asked for: who passes them on needs the messages."""
+
+    __slots__ = ("messages",)
+
+    def __init__(self, messages: Sequence[common_pb2.StepTiming]) -> None:
+        self.messages = messages
+
+    def __getitem__(self, name: str) -> int:
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __repr__(self) -> str:
+        return repr(self._read())
+
+    def _read(self) -> dict[str, int]:
+        return timings_from_proto(self.messages)
+
+
+def timings_to_proto(timings: Mapping[str, int]) -> Sequence[common_pb2.StepTiming]:
+    """Return one message per step; those that came are passed on."""
+    if isinstance(timings, Timings):
+        return timings.messages
     return [common_pb2.StepTiming(name=n, latency_micros=t) for n, t in timings.items()]
 
 

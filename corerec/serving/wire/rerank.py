@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import overload
 
 from corerec.errors import InvalidArgument
 from corerec.serving.wire.common import (
+    Timings,
     candidates_from_proto,
-    candidates_to_proto,
-    timings_from_proto,
     timings_to_proto,
+    write_candidates,
 )
 from corerec.stages import Move, RankedItem, RemovedItem, RerankEntry, RerankResult
 from corerec.v1 import rerank_pb2
@@ -18,14 +19,15 @@ from corerec.v1 import rerank_pb2
 
 def rerank_entry_to_proto(entry: RerankEntry, budget_micros: int) -> rerank_pb2.RerankEntry:
     """Return the message."""
-    return rerank_pb2.RerankEntry(
+    message = rerank_pb2.RerankEntry(
         request_id=entry.request_id,
         budget_micros=budget_micros,
-        candidates=candidates_to_proto(entry.candidates),
         k=entry.k,
         request_time_micros=entry.now,
         explain=entry.explain,
     )
+    write_candidates(message.candidates, entry.candidates)
+    return message
 
 
 def rerank_entry_from_proto(message: rerank_pb2.RerankEntry) -> RerankEntry:
@@ -48,7 +50,7 @@ def rerank_result_to_proto(
 ) -> rerank_pb2.RerankResult:
     """Return the message with status OK."""
     return rerank_pb2.RerankResult(
-        items=[item_to_proto(item) for item in result.items],
+        items=items_to_proto(result.items),
         removed=[
             rerank_pb2.RemovedItem(item_number=r.number, rule=r.rule, note=r.note)
             for r in result.removed
@@ -57,27 +59,46 @@ def rerank_result_to_proto(
     )
 
 
+class Items(Sequence[RankedItem]):
+    """A final list, read when asked for: who passes it on needs the messages."""
+
+    __slots__ = ("messages",)
+
+    def __init__(self, messages: Sequence[rerank_pb2.RankedItem]) -> None:
+        self.messages = messages
+
+    @overload
+    def __getitem__(self, place: int) -> RankedItem: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[RankedItem]: ...
+    def __getitem__(self, place: int | slice) -> RankedItem | Sequence[RankedItem]:
+        if isinstance(place, slice):
+            return Items(self.messages[place])
+        return item_from_proto(self.messages[place])
+
+    def __iter__(self) -> Iterator[RankedItem]:
+        return map(item_from_proto, self.messages)
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+
 def rerank_result_from_proto(message: rerank_pb2.RerankResult) -> RerankResult:
     """Return the result. Raises InvalidArgument for an item given twice or a bad score."""
-    items = [item_from_proto(item) for item in message.items]
-    if len({item.number for item in items}) != len(items):
+    items = list(message.items)
+    if len({item.item_number for item in items}) != len(items):
         raise InvalidArgument("items must differ, got one twice")
-    if not all(math.isfinite(item.score) for item in items):
+    if not all(map(math.isfinite, [item.score for item in items])):
         raise InvalidArgument("scores must be finite, got NaN or infinity")
-    return RerankResult(
-        items=items,
-        removed=[
-            RemovedItem(number=r.item_number, rule=r.rule, note=r.note) for r in message.removed
-        ],
-        timings=timings_from_proto(message.timings),
-    )
+    removed = [RemovedItem(number=r.item_number, rule=r.rule, note=r.note) for r in message.removed]
+    return RerankResult(items=Items(items), removed=removed, timings=Timings(message.timings))
 
 
-def moves_to_proto(moves: Iterable[Move]) -> list[rerank_pb2.ItemMove]:
-    """Return one message per move."""
-    return [
-        rerank_pb2.ItemMove(rule=m.rule, score_change=m.score_change, note=m.note) for m in moves
-    ]
+def items_to_proto(items: Sequence[RankedItem]) -> list[rerank_pb2.RankedItem]:
+    """Return one message per item; those that came are passed on."""
+    if isinstance(items, Items):
+        return list(items.messages)
+    return [item_to_proto(item) for item in items]
 
 
 def item_to_proto(item: RankedItem) -> rerank_pb2.RankedItem:
@@ -92,7 +113,10 @@ def item_to_proto(item: RankedItem) -> rerank_pb2.RankedItem:
         rank_score=item.rank_score,
         source=item.source,  # type: ignore[arg-type]  # an int on the wire
         rank_position=item.rank_position,
-        moves=moves_to_proto(item.moves),
+        moves=[
+            rerank_pb2.ItemMove(rule=m.rule, score_change=m.score_change, note=m.note)
+            for m in item.moves
+        ],
     )
 
 

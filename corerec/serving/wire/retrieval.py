@@ -9,17 +9,17 @@ import numpy as np
 from corerec.errors import InvalidArgument
 from corerec.serving.wire.common import (
     FLOAT32,
+    Timings,
     candidates_from_proto,
-    candidates_to_proto,
     column,
     predicates_from_proto,
     predicates_to_proto,
-    timings_from_proto,
     timings_to_proto,
     user_from_proto,
-    user_to_proto,
+    write_candidates,
+    write_user,
 )
-from corerec.stages import RetrieveEntry, RetrieveResult
+from corerec.stages import MAX_HISTORY, RetrieveEntry, RetrieveResult
 from corerec.v1 import retrieval_pb2
 
 
@@ -27,15 +27,16 @@ def retrieve_entry_to_proto(
     entry: RetrieveEntry, budget_micros: int
 ) -> retrieval_pb2.RetrieveEntry:
     """Return the message."""
-    return retrieval_pb2.RetrieveEntry(
+    message = retrieval_pb2.RetrieveEntry(
         request_id=entry.request_id,
         budget_micros=budget_micros,
-        user=user_to_proto(entry.user),
         k=entry.k,
         exclude_seen=entry.exclude_seen,
         where=predicates_to_proto(entry.where),
         explain=entry.explain,
     )
+    write_user(message.user, entry.user, MAX_HISTORY)
+    return message
 
 
 def retrieve_entry_from_proto(message: retrieval_pb2.RetrieveEntry) -> RetrieveEntry:
@@ -54,8 +55,7 @@ def retrieve_result_to_proto(
     result: RetrieveResult, timings: Mapping[str, int]
 ) -> retrieval_pb2.RetrieveResult:
     """Return the message with status OK."""
-    return retrieval_pb2.RetrieveResult(
-        candidates=candidates_to_proto(result.candidates),
+    message = retrieval_pb2.RetrieveResult(
         coverage=result.coverage,
         timings=timings_to_proto(timings),
         found_by=[
@@ -67,6 +67,8 @@ def retrieve_result_to_proto(
         ],
         catalogue_position=result.position,
     )
+    write_candidates(message.candidates, result.candidates)
+    return message
 
 
 def retrieve_result_from_proto(message: retrieval_pb2.RetrieveResult) -> RetrieveResult:
@@ -80,12 +82,12 @@ def retrieve_result_from_proto(message: retrieval_pb2.RetrieveResult) -> Retriev
         int(own.source): column("found_by.scores", own.scores, FLOAT32, len(candidates))
         for own in message.found_by
     }
-    if any(np.isinf(scores).any() for scores in found_by.values()):
+    if found_by and any(np.isinf(scores).any() for scores in found_by.values()):
         raise InvalidArgument("found_by.scores must be finite or NaN, got infinity")
     return RetrieveResult(
         candidates=candidates,
         coverage=message.coverage,
-        timings=timings_from_proto(message.timings),
+        timings=Timings(message.timings),
         found_by=found_by,
         position=message.catalogue_position,
     )

@@ -8,6 +8,7 @@ equal scores and NumPy's fastest can be used.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,15 @@ _PARTITION = 4
 
 
 def best(
-    scores: NDArray[np.float32], counts: NDArray[np.int64], k: int
+    scores: NDArray[np.float32],
+    counts: NDArray[np.int64],
+    k: int,
+    calibration: tuple[float, float] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return places and scores of the best, best first; place -1 where a score is not finite.
 
-    Shapes: scores (B, n), of which each request has its own count (B,); results (B, min(k, n)).
+    With a scale and a bias, logits are given and their probabilities are returned. Shapes: scores
+    (B, n), of which each request has its own count (B,); results (B, min(k, n)).
     """
     cases, count = scores.shape
     kept = min(k, count)
@@ -38,7 +43,8 @@ def best(
     keys.sort(axis=1)
     places = np.empty((cases, kept), np.int64)
     values = np.empty((cases, kept), np.float32)
-    _read_keys(keys, scores, places, values)
+    scale, bias = calibration or (0.0, 0.0)
+    _read_keys(keys, scores, scale, bias, places, values)
     return places, values
 
 
@@ -59,9 +65,11 @@ def _rank_keys(scores: Any, counts: Any, keys: Any) -> None:
 
 
 @compiled_exactly
-def _read_keys(keys: Any, scores: Any, places: Any, values: Any) -> None:
+def _read_keys(keys: Any, scores: Any, scale: float, bias: float, places: Any, values: Any) -> None:
+    """Write places and scores of keys, or by a scale other than 0 their probabilities."""
     for b in range(len(places)):
         for i in range(places.shape[1]):
             there = keys[b, i] != _LAST
             places[b, i] = keys[b, i] & _PLACE if there else -1
-            values[b, i] = scores[b, places[b, i]] if there else -np.inf
+            score = scores[b, places[b, i]] if there else np.float32(-np.inf)
+            values[b, i] = 1 / (1 + math.exp(-(scale * score + bias))) if scale else score

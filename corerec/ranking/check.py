@@ -8,16 +8,22 @@ from corerec.errors import InvalidArgument
 from corerec.stages import MAX_CANDIDATES, MAX_HISTORY, Candidates, UserContext
 
 
-def check_candidates(candidates: Candidates) -> None:
-    """Raise InvalidArgument unless numbers are at least 0, each once, and scores are finite."""
+def check_columns(candidates: Candidates) -> None:
+    """Raise InvalidArgument unless the columns are as long as each other, and not too long."""
     count = len(candidates.numbers)
     if count > MAX_CANDIDATES:
         raise InvalidArgument(f"candidates must be at most {MAX_CANDIDATES}, got {count}")
+    if count == len(candidates.scores) == len(candidates.sources):
+        return
     for name in ("scores", "sources"):
-        if len(getattr(candidates, name)) != count:
-            got = len(getattr(candidates, name))
+        if (got := len(getattr(candidates, name))) != count:
             raise InvalidArgument(f"candidates need {count} {name}, as many as numbers, got {got}")
-    if not count:
+
+
+def check_candidates(candidates: Candidates) -> None:
+    """Raise InvalidArgument unless numbers are at least 0, each once, and scores are finite."""
+    check_columns(candidates)
+    if not len(candidates):
         return
     ascending = np.sort(candidates.numbers)
     if ascending[0] < 0:
@@ -29,6 +35,15 @@ def check_candidates(candidates: Candidates) -> None:
         raise InvalidArgument(
             f"scores must be finite, number {place} is {candidates.scores[place]}"
         )
+
+
+def keeps_rules(candidates: Candidates) -> bool:
+    """Return whether `check_candidates` finds nothing."""
+    try:
+        check_candidates(candidates)
+    except InvalidArgument:
+        return False
+    return True
 
 
 def check_user(user: UserContext) -> None:

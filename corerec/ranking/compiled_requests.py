@@ -7,36 +7,27 @@ The numbers of `TorchRequests`, without its dozens of small calls a request. Use
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from corerec.features import UserIndex
 from corerec.live.numbers import LiveRows
-from corerec.ranking.best import best
-from corerec.ranking.check import check_candidates
-from corerec.ranking.features import MAX_AGE_DAYS, RankingBatch, pair_names
+from corerec.ranking.features import pair_names
 from corerec.ranking.kept_users import SEATS, KeptUsers
+from corerec.ranking.laid import LaidArrays
 from corerec.ranking.lanes import LANES, TOGETHER
+from corerec.ranking.lay_kernel import lay_batch
 from corerec.ranking.model import LEARNED_PAIRS, RankingModel
 from corerec.ranking.model_arrays import ModelArrays
 from corerec.ranking.packed import PackedItems
-from corerec.ranking.pair_kernel import fill_pairs
-from corerec.ranking.request_kernel import fault, lay_candidates, lay_moments
-from corerec.ranking.side_kernel import compare
 from corerec.ranking.tables import ItemTables
-from corerec.stages import MAX_CANDIDATES, Candidates, RankEntry
+from corerec.stages import RankEntry
 
-_NO_SLOTS = np.zeros(0, np.int32)
 _COLUMNS = (np.int64, np.float32, np.uint8, np.bool_)
-_NOT_COUNTED = torch.zeros(2, 0, 0)
-_AGE_SCALE = np.float32(1 / math.log1p(MAX_AGE_DAYS))
 
 
 class CompiledRequests:
@@ -61,6 +52,8 @@ class CompiledRequests:
         self._seats, self._model = seats, ModelArrays.of(model)
         self._tables, self._live, self._index, self._end = tables, live, users, end_micros
         self._items = PackedItems(tables, popularity)
+        # Where `user_dense` says of the moment: after the history's length and the attributes.
+        self._moment = self._model.dense.start + 1 + len(tables.schema.user_numeric)
         self._local = threading.local()
         self._kept: list[KeptUsers] = []
 
@@ -72,74 +65,31 @@ class CompiledRequests:
             "ranking_users_misses": sum(kept.misses for kept in self._kept),
         }
 
-    def best(self, scores: Tensor, counts: NDArray[np.int64], k: int) -> tuple[Tensor, Tensor]:
-        """Return places and scores of the best k; see `Requests.best`."""
-        places, values = best(np.ascontiguousarray(scores.numpy()), counts, k)
-        return torch.from_numpy(places), torch.from_numpy(values)
-
-    def check(self, candidates: Candidates) -> None:
-        """Raise InvalidArgument as `check_candidates` does."""
-        numbers, scores = candidates.numbers, candidates.scores
-        count = len(numbers)
-        if not count == len(scores) == len(candidates.sources) or count > MAX_CANDIDATES:
-            check_candidates(candidates)  # which raises
-        # Copies, since arrays that may not be written to would be compiled for once more.
-        own = np.array(numbers, np.int64), np.array(scores, np.float32)
-        if fault(*own, self._slots(count)):
-            check_candidates(candidates)
-
-    def _slots(self, count: int) -> NDArray[np.int32]:
-        """Return scratch of this thread, a power of two that is at least twice `count`."""
-        size = 1 << max(2 * count - 1, 1).bit_length()
-        slots: NDArray[np.int32] = getattr(self._local, "slots", _NO_SLOTS)
-        if len(slots) < size:
-            slots = self._local.slots = np.zeros(size, np.int32)
-        return slots[:size]
-
     def refresh(self, rows: NDArray[np.int64]) -> None:
         """Read rows (m,) of the tables anew, after they changed."""
         self._items.refresh(rows)
 
-    def lay(self, entries: Sequence[RankEntry]) -> tuple[RankingBatch, Tensor]:
-        """Return a batch of entries and its pair features; see `Requests.lay`.
+    def lay(self, entries: Sequence[RankEntry]) -> LaidArrays:
+        """Return a batch of entries; see `Requests.lay`.
 
-        Both are of arrays that the thread's next call writes to.
+        It is of arrays that the thread's next call writes to.
         """
         space, users = self._own()
-        space.take(entries, self._live)
+        space.take(entries)
         seats = users.find([entry.user for entry in entries])
         now = np.array([entry.user.now or self._end for entry in entries], np.int64)
-        schema, dense = self._tables.schema, self._model.dense
-        side = users.side[seats]
-        if schema.has_times:
-            moment = dense.start + users.numbers.shape[1]
-            lay_moments(now, users.newest[seats], users.laid[-1][seats, 0], moment, side)
-        fill_pairs(
-            seats, space.counts, space.rows, space.scores, space.known, now, len(self._tables),
-            self._items.of(self._tables), users.laid, space.scratch, space.out,
+        side = np.empty((len(entries), self._model.width), np.float32)
+        lay_batch(
+            seats, space.counts, space.candidates, now, len(self._tables), self._live.known,
+            self._items.of(self._tables), self._moment, users.read, self._model.compared,
+            space.room, side,
         )  # fmt: skip
-        if schema.has_times:
-            age = space.out[4]
-            np.log1p(age, out=age)
-            age *= _AGE_SCALE
-        compare(
-            seats, space.counts, space.rows, len(self._tables), space.out, self._model.compared,
-            users.lanes, space.likeness, space.compared,
+        rows, scores, _, known = space.candidates
+        pairs, compared = space.room[2], space.room[4]
+        return LaidArrays(
+            users=users, seats=seats, dense=self._model.dense, counts=space.counts, now=now,
+            rows=rows, scores=scores, known=known, pairs=pairs, side=side, compared=compared,
         )  # fmt: skip
-        batch = RankingBatch(
-            user_row=torch.from_numpy(users.row[seats]),
-            user_categorical=torch.from_numpy(users.categorical[seats]),
-            user_dense=torch.from_numpy(side[:, dense]),
-            history=torch.from_numpy(users.history[seats]),
-            now=torch.from_numpy(now),
-            candidates=torch.from_numpy(space.rows),
-            scores=torch.from_numpy(space.scores),
-            retrieved=torch.from_numpy(space.known),
-            popularity=_NOT_COUNTED,
-            user_side=torch.from_numpy(side),
-            compared=torch.from_numpy(space.compared),
-        )
-        return batch, torch.from_numpy(space.out)
 
     def _own(self) -> tuple[Space, KeptUsers]:
         """Return this thread's arrays and users."""
@@ -156,66 +106,54 @@ class CompiledRequests:
 class Space:
     """The arrays of one batch, taken from memory that the next batch uses again."""
 
-    rows: NDArray[np.int64]
-    """(B, n) rows of the tables; the blank one pads"""
-    scores: NDArray[np.float32]
-    """(B, n) of retrieval"""
-    known: NDArray[np.bool_]
-    """(B, n) whether the score says something"""
+    candidates: tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_]]
+    """(B, n) numbers, which become rows; retrieval's scores; sources; whether the score is known"""
     counts: NDArray[np.int64]
     """(B,) candidates of each request"""
-    out: NDArray[np.float32]
-    """(F, B, n) pair features"""
-    compared: NDArray[np.float32]
-    """(F + 3, B, n) as of `RankingModel.pair_side`"""
-    likeness: NDArray[np.float32]
-    """See `compare`."""
-    scratch: tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]
-    """See `fill_pairs`."""
+    room: tuple[Any, ...]
+    """See `lay_batch`."""
 
     def __init__(self, tables: ItemTables, model: ModelArrays) -> None:
-        self._blank, self._groups = len(tables), model.groups
+        self._groups = model.groups
         self._features = len(pair_names(tables.schema))
         self._sums = np.zeros((tables.value_count, 2), np.float32)
-        self._size = 0
-        self._pairs = self._sides = np.zeros(0, np.float32)
-        self._width = 0
+        self._size = self._width = 0
+        self._shape = 0, 0
 
-    def take(self, entries: Sequence[RankEntry], live: LiveRows) -> None:
-        """Lay the candidates of entries out."""
-        counts = [len(entry.candidates) for entry in entries]
-        self._shape(len(counts), max(counts))
+    def take(self, entries: Sequence[RankEntry]) -> None:
+        """Copy the candidates of entries, as they come."""
+        counts = [len(entry.candidates.numbers) for entry in entries]
+        self._have(len(counts), max(counts))
         self.counts = np.array(counts, np.int64)
-        for row, (entry, count) in enumerate(zip(entries, counts, strict=True)):
-            own = entry.candidates
-            self.rows[row, :count] = own.numbers
-            self.scores[row, :count] = own.scores
-            self._sources[row, :count] = own.sources
-        lay_candidates(
-            self.counts, self.rows, self.scores, self._sources, self._blank, live.known, self.known
-        )
+        rows, scores, sources, _ = self.candidates
+        for row, count in enumerate(counts):
+            own = entries[row].candidates
+            rows[row, :count] = own.numbers
+            scores[row, :count] = own.scores
+            sources[row, :count] = own.sources
 
-    def _shape(self, cases: int, width: int) -> None:
+    def _have(self, cases: int, width: int) -> None:
         """Have room for a batch of so many cases by so many candidates."""
-        size = cases * width
+        if (shape := (cases, width)) == self._shape:
+            return
+        self._shape, size, wide = shape, cases * width, self._features + LEARNED_PAIRS
         if size > self._size:
             self._size = size
             self._columns = [np.empty(size, kind) for kind in _COLUMNS]
             self._pairs = np.empty(size * self._features, np.float32)
-            self._sides = np.empty(size * (self._features + LEARNED_PAIRS), np.float32)
+            self._sides = np.empty(size * wide, np.float32)
         if width > self._width:
             self._width = width
             whole = -(-width // TOGETHER) * TOGETHER
-            slots = 1 << (4 * width - 1).bit_length()
-            self.scratch = (
-                np.zeros(slots, np.int32),
-                self._sums,
-                np.zeros((whole, LANES), np.float32),
-            )
-            self.likeness = np.zeros((whole, self._groups * LANES), np.float32)
-        shape = cases, width
-        columns: Any = (column[:size].reshape(shape) for column in self._columns)
-        self.rows, self.scores, self._sources, self.known = columns
-        self.out = self._pairs[: size * self._features].reshape(self._features, *shape)
-        wide = self._features + LEARNED_PAIRS
-        self.compared = self._sides[: size * wide].reshape(wide, *shape)
+            slots = np.zeros(1 << (4 * width - 1).bit_length(), np.int32)
+            self._scratch = slots, self._sums, np.zeros((whole, LANES), np.float32)
+            self._likeness = np.zeros((whole, self._groups * LANES), np.float32)
+        columns: Any = tuple(column[:size].reshape(shape) for column in self._columns)
+        self.candidates = columns
+        self.room = (
+            self._scratch[0],
+            self._scratch,
+            self._pairs[: size * self._features].reshape(self._features, *shape),
+            self._likeness,
+            self._sides[: size * wide].reshape(wide, *shape),
+        )

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-from torch import Tensor
 
 from corerec.engines.device import choose_device
 from corerec.errors import CoreRecError, InvalidArgument, Unavailable
@@ -19,14 +18,16 @@ from corerec.features import FeatureSchema, ItemFeatures, PopularitySnapshot, Us
 from corerec.live.content import ContentSide
 from corerec.live.numbers import LiveRows
 from corerec.live.snapshot import read_snapshot
-from corerec.ranking.check import check_user
+from corerec.ranking.best import best
+from corerec.ranking.check import check_candidates, check_columns, check_user
 from corerec.ranking.files import load_ranker
 from corerec.ranking.folded import PlainRanker, serving_form
 from corerec.ranking.gate import choose_precision
 from corerec.ranking.instructions import instructions_of, suits
+from corerec.ranking.laid import LaidArrays
 from corerec.ranking.live import LiveItems
 from corerec.ranking.precision import Precision, Ranker
-from corerec.ranking.requests import requests_of
+from corerec.ranking.requests import Laid, requests_of, stable_best
 from corerec.ranking.tables import ItemTables
 from corerec.ranking.transitions import TransitionTable
 from corerec.release import OpenRelease
@@ -79,7 +80,8 @@ class RankingCore:
         rows = LiveRows(len(self._tables))
         self._requests = requests_of(self._tables, rows, users, counts, end_micros, ranker.model)
         self._live = LiveItems(ranker, content, rows, self._requests.refresh)
-        self._scale, self._bias = ranker.model.calibration[0].tolist()
+        self._calibration: tuple[float, float] = tuple(ranker.model.calibration[0].tolist())
+        self._by_probability = ranker.model.ranks_by_probability
         self._pairs = GPU_PAIRS if self.device.type == "cuda" else CPU_PAIRS
 
     @classmethod
@@ -170,10 +172,13 @@ class RankingCore:
         self._live.apply(changes)
 
     def check(self, entry: RankEntry) -> None:
-        """Raise InvalidArgument when the entry breaks a rule, in a few microseconds."""
+        """Raise InvalidArgument when the entry breaks a rule, in a few microseconds.
+
+        What is true of the candidates one by one is looked at by `run`, as it reads them.
+        """
         if not 1 <= entry.k <= MAX_K:
             raise InvalidArgument(f"k must be in [1, {MAX_K}], got {entry.k}")
-        self._requests.check(entry.candidates)
+        check_columns(entry.candidates)
         check_user(entry.user)
         if self._schema.user_numeric:
             self._schema.check_attributes(entry.user.attributes)
@@ -201,11 +206,10 @@ class RankingCore:
                 results[place] = RankResult(
                     candidates=entry.candidates, timings={"features": 0, "score": 0}
                 )
-        with torch.inference_mode():
-            for part in self._chunks(entries, good):
-                found = self._rank([entries[place] for place in part])
-                for place, result in zip(part, found, strict=True):
-                    results[place] = result
+        for part in self._chunks(entries, good):
+            found = self._rank([entries[place] for place in part])
+            for place, result in zip(part, found, strict=True):
+                results[place] = result
         return [result for result in results if result is not None]
 
     def warm(self) -> None:
@@ -240,41 +244,50 @@ class RankingCore:
             yield part
 
     def _rank(self, entries: list[RankEntry]) -> list[RankResult | CoreRecError]:
-        """Rank entries that were checked, as one matrix of B entries by n candidates."""
+        """Rank entries whose columns are right, as one matrix of B entries by n candidates."""
         begin = time.perf_counter_ns()
-        batch, pairs = self._requests.lay(entries)
+        laid = self._requests.lay(entries)
         middle = time.perf_counter_ns()
-        order, best = self._order(self._ranker(batch, pairs), entries)
+        order, found = self._order(laid, max(entry.k for entry in entries))
         end = time.perf_counter_ns()
         timings = {"features": (middle - begin) // 1000, "score": (end - middle) // 1000}
-        return [_result(entry, order[row], best[row], timings) for row, entry in enumerate(entries)]
+        return [
+            _result(entry, order[row], found[row], timings) if count >= 0 else _refusal(entry)
+            for row, (entry, count) in enumerate(zip(entries, laid.counts.tolist(), strict=True))
+        ]
 
-    def _order(
-        self, logits: Tensor, entries: list[RankEntry]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return places and scores, best first; what is not finite is -1 at the end.
-
-        Shapes: logits (T, B, n), results (B, most k of the entries).
-        """
+    def _order(self, laid: Laid, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return places and scores of the best k (B, min(k, n)); -1 for what is not finite."""
         model = self._ranker.model
+        logits = self._ranker.logits(laid) if isinstance(laid, LaidArrays) else None
         # The probability of one task has the order of its logits: few need to be computed.
-        scores = logits[0] if model.ranks_by_probability else model.score(logits)
-        counts = np.array([len(entry.candidates) for entry in entries], np.int64)
-        order, found = self._requests.best(scores, counts, max(entry.k for entry in entries))
-        if model.ranks_by_probability:
-            # As `RankingModel.score`, whose calls for any tasks take longer than the numbers.
-            found = torch.sigmoid(found * self._scale + self._bias)
+        if logits is not None and self._by_probability:
+            return best(logits[0], laid.counts, k, self._calibration)
+        with torch.inference_mode():
+            scores = model.score(
+                self._ranker(*laid.tensors()) if logits is None else torch.from_numpy(logits)
+            )
+            order, found = stable_best(scores, laid.counts, k)
         return order.cpu().numpy(), found.cpu().numpy()
+
+
+def _refusal(entry: RankEntry) -> InvalidArgument:
+    """Return the error of an entry whose candidates break a rule."""
+    try:
+        check_candidates(entry.candidates)
+    except InvalidArgument as error:
+        return error
+    raise RuntimeError("candidates were refused that break no rule")
 
 
 def _result(
     entry: RankEntry,
     order: NDArray[np.int64],
-    best: NDArray[np.float32],
+    found: NDArray[np.float32],
     timings: dict[str, int],
 ) -> RankResult | CoreRecError:
     wanted = min(entry.k, len(entry.candidates))
-    order, best = order[:wanted], best[:wanted]
+    order, found = order[:wanted], found[:wanted]
     if len(order) and order[-1] < 0:
         kept = int((order >= 0).sum())
         log.warning(
@@ -283,11 +296,11 @@ def _result(
         )
         if not kept:
             return Unavailable(f"no finite score for any of {len(entry.candidates)} candidates")
-        order, best = order[:kept], best[:kept]
+        order, found = order[:kept], found[:kept]
     own = entry.candidates
     return RankResult(
         candidates=Candidates(
-            numbers=own.numbers[order], scores=best.copy(), sources=own.sources[order]
+            numbers=own.numbers.take(order), scores=found, sources=own.sources.take(order)
         ),
         timings=timings,
     )

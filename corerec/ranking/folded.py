@@ -19,9 +19,12 @@ from corerec.ranking.features import RankingBatch
 from corerec.ranking.fold import Fold, evaluate, fold, folds
 from corerec.ranking.fold_dlrm import FoldedDlrm
 from corerec.ranking.kernel import CpuKernel, precision_here
+from corerec.ranking.laid import LaidArrays
+from corerec.ranking.layout import bits
 from corerec.ranking.model import RankingModel
 from corerec.ranking.precision import Precision, Ranker, check_precision
 from corerec.ranking.tables import ItemTables, wider
+from corerec.stages import Float32s
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,9 @@ class PlainRanker:
         with torch.autocast(self.tables.device.type, torch.bfloat16, enabled=self._half):
             logits: Tensor = self.model(self.tables, batch, pairs)
         return logits.float()
+
+    def logits(self, laid: LaidArrays) -> None:
+        """Return None: all is computed by torch."""
 
     def refresh(self, rows: Tensor) -> None:
         """Read rows (n,) of the tables anew: nothing to do, all are read each time."""
@@ -148,6 +154,12 @@ class FoldedRanker:
     def _fill(self, table: Tensor, at: Tensor, rows: Tensor) -> None:
         fresh = self._form.items(self.model.item_side(self.tables, rows)).to(table.dtype)
         table[at, : fresh.shape[1]] = fresh
+
+    def logits(self, laid: LaidArrays) -> Float32s | None:
+        """Return (T, B, n) where the form is compiled and what it keeps of items is at hand."""
+        if self.table is None or not isinstance(self._form, CpuKernel):
+            return None
+        return self._form.score(laid.side, bits(self.table), laid.rows, laid.compared)
 
     @torch.no_grad()
     def __call__(self, batch: RankingBatch, pairs: Tensor) -> Tensor:

@@ -4,22 +4,19 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from corerec.features import UserFeatures, UserIndex
+from corerec.features import UserIndex
 from corerec.live.numbers import LiveRows
 from corerec.ranking.features import RECENT
 from corerec.ranking.lanes import LANES
+from corerec.ranking.lay_kernel import lay_users
 from corerec.ranking.model_arrays import ModelArrays
 from corerec.ranking.packed import PackedItems
-from corerec.ranking.pair_kernel import seat_users
-from corerec.ranking.request_kernel import lay_histories
-from corerec.ranking.side_kernel import seat_sides
 from corerec.ranking.tables import ItemTables
 from corerec.stages import UserContext
 
@@ -67,8 +64,6 @@ class KeptUsers:
         """(S,) as of UserFeatures"""
         self.categorical = np.zeros((seats, len(schema.user_categorical)), np.int32)
         """(S, Cu)"""
-        self.numbers = np.zeros((seats, 1 + len(schema.user_numeric)), np.float32)
-        """(S, 1 + Fu) the first numbers of `user_dense`, those without the moment"""
         self.laid = (
             np.zeros((seats, width, LANES), np.float32),
             np.zeros((seats, followers), np.int32),
@@ -86,11 +81,11 @@ class KeptUsers:
             np.zeros((seats, model.groups * LANES), np.float32),
         )
         """What `seat_sides` writes"""
-        self._pooled = self.side[:, model.width - item :]
-        self._seen = np.zeros(item, np.float32)
         self._tail = 2 * length  # events that a key holds
-        self._vectors = np.zeros((RECENT + 2, width), np.float32)
-        self._read = np.zeros(seats, np.int64)  # how many events the history was made of
+        self.read = self.side, self.newest, self.laid, self.lanes
+        """What `lay_batch` reads of seats"""
+        self._scratch = np.zeros((RECENT + 2, width), np.float32), np.zeros(item, np.float32)
+        self._told = np.zeros(seats, np.int64)  # how many events the history was made of
         self._lost = np.zeros(seats, np.bool_)  # whether an item of the history had no row
         self._made = np.zeros(seats, np.int64)  # the tables' version that a seat is right for
         self._seats: OrderedDict[Hashable, int] = OrderedDict()
@@ -144,43 +139,26 @@ class KeptUsers:
         return True
 
     def _lay(self, seats: NDArray[np.int64], users: list[UserContext]) -> None:
-        tables = self._tables
+        tables, model = self._tables, self._model
         starts = np.zeros(len(users) + 1, np.int64)
         np.cumsum([len(user.items) for user in users], out=starts[1:])
-        lay_histories(
-            seats, starts,
-            np.concatenate([user.items for user in users], dtype=np.int64),
-            np.concatenate([user.times for user in users], dtype=np.int64),
-            len(tables), self._live.known, (self.history, self.newest, self._lost, self._read),
-        )  # fmt: skip
-        seat_users(
-            seats, self.history, len(tables), self._items.of(tables), self._follows,
-            self._vectors, self.laid,
-        )  # fmt: skip
         encoded = tables.schema.encode_users(
             [user.user_id for user in users], [user.attributes for user in users], self._index
         )
-        self.row[seats], self.categorical[seats] = encoded.row, encoded.categorical
-        self._embed(seats, encoded)
-        length = self.laid[-1][seats, 0]
-        self.numbers[seats, 0] = np.log1p(length) / math.log1p(tables.schema.history_length)
-        self.numbers[seats, 1:] = encoded.numeric
-        first = self._model.dense.start
-        self.side[seats, first : first + self.numbers.shape[1]] = self.numbers[seats]
-        # Who was read further back than the key tells of is laid out each time.
-        told = self._read[seats] <= self._tail
-        self._made[seats] = np.where(told, tables.version, NEVER)
-
-    def _embed(self, seats: NDArray[np.int64], users: UserFeatures) -> None:
-        """Write what the model embeds of users."""
-        model = self._model
-        seat_sides(
-            seats, self.history, len(self._tables), model.history, self._seen,
-            (self._pooled, *self.lanes),
+        lay_users(
+            seats,
+            (
+                starts,
+                np.concatenate([user.items for user in users], dtype=np.int64),
+                np.concatenate([user.times for user in users], dtype=np.int64),
+            ),
+            len(tables), self._live.known, self._items.of(tables), self._follows,
+            (model.user, model.codes, model.history),
+            (encoded.row, encoded.categorical + model.code_starts, encoded.numeric),
+            self._scratch,
+            ((self.history, self.newest, self._lost, self._told), self.laid, self.lanes, self.side),
         )  # fmt: skip
-        at = model.user.shape[1]
-        self.side[seats, :at] = model.user[users.row]
-        for column, table in enumerate(model.codes):
-            width = table.shape[1]
-            self.side[seats, at : at + width] = table[users.categorical[:, column]]
-            at += width
+        self.row[seats], self.categorical[seats] = encoded.row, encoded.categorical
+        # Who was read further back than the key tells of is laid out each time.
+        told = self._told[seats] <= self._tail
+        self._made[seats] = np.where(told, tables.version, NEVER)

@@ -22,7 +22,7 @@ from corerec.ranking.machine import LANES, MR
 from corerec.ranking.memory import roomy
 from corerec.ranking.precision import Precision
 from corerec.ranking.tiles import has_amx
-from corerec.stages import Float32s
+from corerec.stages import Float32s, Int64s
 
 
 def precision_here(precision: Precision) -> Precision:
@@ -63,16 +63,22 @@ class CpuKernel:
         Shapes: user (B, Du); table as from `table`, filled; candidates (B, n) int64 rows of it;
         pairs (Dp, B, n). All contiguous, on the CPU.
         """
-        out = torch.empty(self._layout.tasks, *candidates.shape)
-        given = [bits(t.contiguous()) for t in (user, table, candidates, pairs, out)]
-        own, *others = self._parts(*candidates.shape)
+        given = [bits(t.contiguous()) for t in (user, table, candidates, pairs)]
+        return torch.from_numpy(self.score(*given))
+
+    def score(self, user: Float32s, table: Any, candidates: Int64s, pairs: Float32s) -> Float32s:
+        """Return logits (T, B, n) of arrays as the call above takes tensors; bfloat16 as uint16."""
+        cases, count = candidates.shape
+        out = np.empty((self._layout.tasks, cases, count), np.float32)
+        given = user, table, candidates, pairs, out
+        own, *others = self._parts(cases, count)
         waiting = [self._pool.submit(self._run, given, part) for part in others if self._pool]
         self._run(given, own)
         for other in waiting:
             other.result()
         return out
 
-    def _run(self, given: list[Any], part: Part) -> None:
+    def _run(self, given: tuple[Any, ...], part: Part) -> None:
         run: Any = run_bf16 if self._half else run_fp32
         run(self._layout.packed, self._arena(), *given, part)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corerec.engines.compiled import compiled
-from corerec.ranking.lanes import fetch
+from corerec.ranking.ahead import ask
 from corerec.ranking.layout import (
     ACT,
     BELOW,
@@ -33,7 +33,7 @@ from corerec.ranking.layout import (
     WEIGHT,
     Packed,
 )
-from corerec.ranking.loops_fp32 import AHEAD, LINE, ROWS, Part, add_user
+from corerec.ranking.loops_fp32 import PART, ROWS, Part, add_user
 from corerec.ranking.machine import finish, weave
 from corerec.ranking.tiles import (
     tile_dot,
@@ -104,15 +104,10 @@ def matrix(step: Int64s, packed: Packed, arena: HalfArena) -> None:
 def gather(table: Bits, numbers: Int64s, pairs: Float32s, packed: Packed, arena: HalfArena) -> None:
     """Lay the inputs of pairs into rows: the item's from the table, the comparisons (Dp, count).
 
-    Numbers (at least count,) begin with those of the rows; memory of the next ones is asked for.
+    Numbers (count,) are rows of the table, which were asked for.
     """
     own, count, x = table.shape[1], pairs.shape[1], packed.x
-    first, wide = table.ctypes.data, own * table.itemsize
     for i in range(count):
-        if i + AHEAD < len(numbers):
-            begin = first + numbers[i + AHEAD] * wide
-            for line in range(0, wide + LINE - 1, LINE):
-                fetch(begin + line)
         source, to = table[numbers[i]], arena.rows[i, x : x + own]
         for j in range(own):
             to[j] = source[j]
@@ -298,7 +293,10 @@ def run_bf16(
                 matrix(step, packed, arena)
         for start in range(part.begin, part.end, ROWS):
             end = min(part.end, start + ROWS)
-            gather(table, candidates[b, start : part.end], pairs[:, b, start:end], packed, arena)
+            if (start - part.begin) % PART == 0:
+                asked = candidates[b, start : min(part.end, start + PART)]
+                ask(table.ctypes.data, table.shape[1] * table.itemsize, asked, len(table))
+            gather(table, candidates[b, start:end], pairs[:, b, start:end], packed, arena)
             for step in packed.program:
                 product(step, end - start, packed, arena, out[:, b, start:end])
     tiles_end()

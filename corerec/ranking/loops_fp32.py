@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from corerec.engines.compiled import compiled
-from corerec.ranking.lanes import fetch
+from corerec.ranking.ahead import ask
 from corerec.ranking.layout import (
     ACT,
     BELOW,
@@ -39,10 +39,8 @@ ROWS = 96
 """Pairs of a chunk, a multiple of MR and of 32: their rows stay in a core's second cache."""
 
 
-AHEAD = 32
-"""Candidates whose memory is asked for ahead of the one that is read."""
-LINE = 64
-"""Bytes of a line of a processor's cache."""
+PART = 5 * ROWS
+"""Pairs whose rows of the table are asked for at once."""
 
 
 class Arena(NamedTuple):
@@ -139,15 +137,10 @@ def vectors(step: Int64s, user: Float32s, packed: Packed, arena: Arena) -> None:
 def gather(table: Float32s, numbers: Int64s, pairs: Float32s, packed: Packed, arena: Arena) -> None:
     """Lay the inputs of pairs into rows: the item's from the table, the comparisons (Dp, count).
 
-    Numbers (at least count,) begin with those of the rows; memory of the next ones is asked for.
+    Numbers (count,) are rows of the table, which were asked for.
     """
     own, count, x = table.shape[1], pairs.shape[1], packed.x
-    first, wide = table.ctypes.data, own * table.itemsize
     for i in range(count):
-        if i + AHEAD < len(numbers):
-            begin = first + numbers[i + AHEAD] * wide
-            for line in range(0, wide + LINE - 1, LINE):
-                fetch(begin + line)
         source, to = table[numbers[i]], arena.rows[i, x : x + own]
         for j in range(own):
             to[j] = source[j]
@@ -275,7 +268,10 @@ def run_fp32(
                 matrix(step, users[b], packed, arena)
         for start in range(part.begin, part.end, ROWS):
             end = min(part.end, start + ROWS)
-            gather(table, candidates[b, start : part.end], pairs[:, b, start:end], packed, arena)
+            if (start - part.begin) % PART == 0:
+                asked = candidates[b, start : min(part.end, start + PART)]
+                ask(table.ctypes.data, table.shape[1] * table.itemsize, asked, len(table))
+            gather(table, candidates[b, start:end], pairs[:, b, start:end], packed, arena)
             for step in packed.program:
                 if step[ACT] == LOGITS:
                     logits(step, packed, arena, out[:, b, start:end])

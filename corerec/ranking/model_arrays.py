@@ -25,8 +25,10 @@ class ModelArrays:
 
     user: NDArray[np.float32]
     """(U + 1, W) embeddings of users"""
-    codes: tuple[NDArray[np.float32], ...]
-    """Of each attribute of users, (codes, C)"""
+    codes: NDArray[np.float32]
+    """Of the attributes of users, one after the other, (codes, C)"""
+    code_starts: NDArray[np.int64]
+    """(Cu,) where each attribute's begin"""
     history: tuple[NDArray[np.float32], ...]
     """Embeddings of items of the history (N + 1, E), weights of its places (L,), weights and biases
     of the attended ones (A,)"""
@@ -44,10 +46,12 @@ class ModelArrays:
         """Return the arrays of a model, which is on a CPU and in evaluation mode."""
         scale = 1 / model.pair_std
         first = model.user.embedding_dim + sum(own.embedding_dim for own in model.user_codes)  # type: ignore[misc]
+        codes = [_array(own.weight) for own in model.user_codes]  # type: ignore[arg-type]
         attended = min(model.config.attended, model.schema.history_length)
         return cls(
             user=_array(model.user.weight),
-            codes=tuple(_array(own.weight) for own in model.user_codes),  # type: ignore[arg-type]
+            codes=np.concatenate([np.zeros((0, model.config.code_width), np.float32), *codes]),
+            code_starts=np.cumsum([0, *map(len, codes)])[:-1],
             history=(
                 _array(model.history.weight),
                 _array(model.history_weights),

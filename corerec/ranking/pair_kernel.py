@@ -17,15 +17,14 @@ import numpy as np
 
 from corerec.engines.compiled import compiled
 from corerec.features.context import DAY_MICROS
+from corerec.ranking.ahead import ask
 from corerec.ranking.features import LAG_DECAY, MAX_AGE_DAYS, NEWEST, RECENT, TRANSITION_SCALE
-from corerec.ranking.lanes import LANES, TOGETHER, dots, fetch
+from corerec.ranking.lanes import LANES, TOGETHER, dots
 
 HEAD = 4
 """Words of a packed row before its values: the moment of birth (two), both popularities."""
-AHEAD = 32
-"""Candidates whose memory is asked for ahead of the one that is being computed."""
-LINE = 64
-"""Bytes of a line of a processor's cache."""
+PART = 512
+"""Candidates whose memory is asked for at once."""
 SINGLE = 2
 """Columns of one value, before those of lists."""
 
@@ -134,7 +133,7 @@ def fill_pairs(
     scratch: Any,
     out: Any,
 ) -> None:
-    """Write the features of requests, and zeros in the padding; the age is still in days.
+    """Write the features of requests, and zeros in the padding.
 
     Shapes: own, counts, now (B,), the seat of each; rows, scores, known (B, n); out (F, B, n).
     """
@@ -152,7 +151,7 @@ def fill_pairs(
 
 @compiled
 def _fill(rows, scores, known, now, blank, items, there, against, follow, match, scratch, out):
-    """Write the features of one request: out (F, n), where the age is still in days.
+    """Write the features of one request: out (F, n).
 
     Shapes: rows, scores, known (n,). `items` is the packed table as int32, float32 and int64, the
     tower, whether there are times and how many values a list column has; `follow` the keys and
@@ -162,10 +161,10 @@ def _fill(rows, scores, known, now, blank, items, there, against, follow, match,
     words, floats, moments, tower, timed, used = items
     slots, sums, cosines = scratch
     at = 6 if timed else 3
-    start, step = words.ctypes.data, words.shape[1] * 4
     for i in range(len(rows)):
+        if i % PART == 0:
+            ask(words.ctypes.data, words.shape[1] * 4, rows[i : i + PART], len(words))
         row = np.uint64(rows[i])  # an index without a sign is used as it is
-        fetch(start + rows[min(i + AHEAD, len(rows) - 1)] * step)
         out[0, i] = scores[i] if known[i] else np.float32(0)
         out[1, i] = known[i]
         out[2, i] = floats[row, 2]
@@ -174,7 +173,7 @@ def _fill(rows, scores, known, now, blank, items, there, against, follow, match,
             # Subtracted as integers: microseconds since 1970 do not fit a float32.
             days = min(max(np.float32(now - born) * _DAY, np.float32(0)), _MOST_DAYS)
             out[3, i] = floats[row, 3]
-            out[4, i] = days if born >= 0 else np.float32(0)
+            out[4, i] = math.log1p(days) * _AGE if born >= 0 else np.float32(0)
             out[5, i] = born >= 0
     _similar(tower, rows, there, against, cosines, out[at : at + 4])
     _follow(rows, blank, follow, slots, out[at + 4], out[at + 5])
@@ -188,13 +187,9 @@ def _similar(tower, rows, there, against, cosines, out):
     start, step = tower.ctypes.data, width * 4
     target, other = cosines.ctypes.data, against.ctypes.data
     last = count - 1
-    for i in range(min(AHEAD, count)):
-        for byte in range(0, step, LINE):
-            fetch(start + rows[i] * step + byte)
     for i in range(0, count, TOGETHER):
-        for there_soon in range(i + AHEAD, min(i + AHEAD + TOGETHER, count)):
-            for byte in range(0, step, LINE):
-                fetch(start + rows[there_soon] * step + byte)
+        if i % PART == 0:
+            ask(start, step, rows[i : i + PART], len(tower))
         second, third, fourth = min(i + 1, last), min(i + 2, last), min(i + 3, last)
         dots(
             start + rows[i] * step, start + rows[second] * step, start + rows[third] * step,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from corerec.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from corerec.ranking.features import RankingBatch
+    from corerec.ranking.laid import LaidArrays
     from corerec.ranking.model import RankingModel
     from corerec.ranking.tables import ItemTables
 
@@ -27,6 +30,9 @@ class Ranker(Protocol):
 
     def __call__(self, batch: RankingBatch, pairs: Tensor) -> Tensor:
         """Return logits (T, B, n). Shapes: pairs (F, B, n) from `pair_features`."""
+
+    def logits(self, laid: LaidArrays) -> NDArray[np.float32] | None:
+        """Return (T, B, n) without torch; None where only the call above computes them."""
 
     def refresh(self, rows: Tensor) -> None:
         """Compute what is kept of rows (n,) of the tables anew, after they changed."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -16,12 +17,23 @@ from torch import Tensor
 
 from corerec.features import UserIndex
 from corerec.live.numbers import LiveRows
-from corerec.ranking.check import check_candidates
+from corerec.ranking.check import keeps_rules
 from corerec.ranking.features import RankingBatch, newest_history, pair_features, user_dense
 from corerec.ranking.model import RankingModel
 from corerec.ranking.prepare import make_batch
 from corerec.ranking.tables import ItemTables, Scratch
-from corerec.stages import Candidates, RankEntry, Source
+from corerec.stages import RankEntry, Source
+
+
+class Laid(Protocol):
+    """A batch of B requests by n candidates."""
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """(B,) candidates of each request, -1 where they break a rule of `check_candidates`."""
+
+    def tensors(self) -> tuple[RankingBatch, Tensor]:
+        """Return the batch and its pair features (F, B, n)."""
 
 
 class Requests(Protocol):
@@ -31,24 +43,29 @@ class Requests(Protocol):
     def counts(self) -> Mapping[str, int]:
         """Look-ups of kept users, by outcome."""
 
-    def lay(self, entries: Sequence[RankEntry]) -> tuple[RankingBatch, Tensor]:
-        """Return a batch of entries that were checked, and its pair features (F, B, n).
+    def lay(self, entries: Sequence[RankEntry]) -> Laid:
+        """Return a batch of entries of at least a candidate.
 
         A request with fewer than n candidates has places at its end that mean nothing.
         """
 
-    def best(self, scores: Tensor, counts: NDArray[np.int64], k: int) -> tuple[Tensor, Tensor]:
-        """Return places and scores of the best k, best first, equal ones in the order given.
-
-        Shapes: scores (B, n), of which each request has its own count (B,); results (B, min(k,
-        n)). The place of a score that is not finite is -1; those come last.
-        """
-
-    def check(self, candidates: Candidates) -> None:
-        """Raise InvalidArgument as `check_candidates` does."""
-
     def refresh(self, rows: NDArray[np.int64]) -> None:
         """Read rows (m,) of the tables anew, after they changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaidTensors:
+    """A batch as the model reads it."""
+
+    batch: RankingBatch
+    pairs: Tensor
+    """(F, B, n) pair features"""
+    counts: NDArray[np.int64]
+    """(B,) candidates of each request, -1 where they break a rule"""
+
+    def tensors(self) -> tuple[RankingBatch, Tensor]:
+        """Return batch and pair features."""
+        return self.batch, self.pairs
 
 
 class TorchRequests:
@@ -72,32 +89,21 @@ class TorchRequests:
         """Nothing: no user is kept."""
         return {}
 
-    def best(self, scores: Tensor, counts: NDArray[np.int64], k: int) -> tuple[Tensor, Tensor]:
-        """Return places and scores of the best k; see `Requests.best`."""
-        finite = torch.isfinite(scores)
-        for row, count in enumerate(counts):
-            if count < scores.shape[1]:
-                finite[row, count:] = False
-        held = torch.where(finite, scores, -torch.inf)
-        best, order = held.sort(dim=1, descending=True, stable=True)
-        best, order = best[:, :k], order[:, :k]
-        return torch.where(torch.isfinite(best), order, -1), best
-
-    def check(self, candidates: Candidates) -> None:
-        """Raise InvalidArgument as `check_candidates` does."""
-        check_candidates(candidates)
-
     def refresh(self, rows: NDArray[np.int64]) -> None:
         """Do nothing: the tables are read each time."""
 
-    def lay(self, entries: Sequence[RankEntry]) -> tuple[RankingBatch, Tensor]:
-        """Return a batch of entries and its pair features; see `Requests.lay`."""
+    def lay(self, entries: Sequence[RankEntry]) -> LaidTensors:
+        """Return a batch of entries; see `Requests.lay`."""
         width = max(len(entry.candidates) for entry in entries)
         numbers = np.full((len(entries), width), len(self._tables), np.int64)  # rows of the tables
         scores = np.zeros((len(entries), width), np.float32)
         known = np.zeros((len(entries), width), np.bool_)
+        sizes = np.full(len(entries), -1, np.int64)
         for row, entry in enumerate(entries):
             own, count = entry.candidates, len(entry.candidates)
+            if not keeps_rules(own):
+                continue
+            sizes[row] = count
             numbers[row, :count] = self._live.candidates(own.numbers)
             scores[row, :count] = own.scores
             np.not_equal(own.sources, Source.POPULAR, out=known[row, :count])
@@ -118,13 +124,30 @@ class TorchRequests:
         counted = self._tables.trained(torch.from_numpy(numbers).to(self._tables.device))
         counts = torch.stack([torch.take(row, counted) for row in self._popularity])
         batch = make_batch(self._tables, users, dense, history, now, numbers, scores, known, counts)
-        return batch, pair_features(self._tables, batch, self._scratch())
+        pairs = pair_features(self._tables, batch, self._scratch())
+        return LaidTensors(batch=batch, pairs=pairs, counts=sizes)
 
     def _scratch(self) -> Scratch:
         if not hasattr(self._local, "scratch"):
             self._local.scratch = Scratch(self._tables.device)
         scratch: Scratch = self._local.scratch
         return scratch
+
+
+def stable_best(scores: Tensor, counts: NDArray[np.int64], k: int) -> tuple[Tensor, Tensor]:
+    """Return places and scores of the best k, best first, equal ones in the order given.
+
+    Shapes: scores (B, n), of which each request has its own count (B,); results (B, min(k, n)).
+    The place of a score that is not finite is -1; those come last.
+    """
+    finite = torch.isfinite(scores)
+    for row, count in enumerate(counts):
+        if count < scores.shape[1]:
+            finite[row, max(count, 0) :] = False
+    held = torch.where(finite, scores, -torch.inf)
+    best, order = held.sort(dim=1, descending=True, stable=True)
+    best, order = best[:, :k], order[:, :k]
+    return torch.where(torch.isfinite(best), order, -1), best
 
 
 def requests_of(

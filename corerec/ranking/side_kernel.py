@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from corerec.engines.compiled import compiled
-from corerec.ranking.lanes import LANES, TOGETHER, attend, dots, fetch
+from corerec.ranking.ahead import ask
+from corerec.ranking.lanes import LANES, TOGETHER, attend, dots
 from corerec.ranking.model import CLAMP
-from corerec.ranking.pair_kernel import AHEAD, LINE
+from corerec.ranking.pair_kernel import PART
 
 ABSENT = -1e9
 """Added to the likeness with a place of the history where nothing is, as the model does."""
@@ -116,13 +117,9 @@ def _liken(embeddings, rows, blank, lanes, out):
     start, step = embeddings.ctypes.data, width * 4
     target, other = out.ctypes.data, lanes.ctypes.data
     last = count - 1
-    for i in range(min(AHEAD, count)):
-        for byte in range(0, step, LINE):
-            fetch(start + min(rows[i], blank) * step + byte)
     for i in range(0, count, TOGETHER):
-        for soon in range(i + AHEAD, min(i + AHEAD + TOGETHER, count)):
-            for byte in range(0, step, LINE):
-                fetch(start + min(rows[soon], blank) * step + byte)
+        if i % PART == 0:
+            ask(start, step, rows[i : i + PART], blank)
         first, second = min(rows[i], blank), min(rows[min(i + 1, last)], blank)
         third, fourth = min(rows[min(i + 2, last)], blank), min(rows[min(i + 3, last)], blank)
         for v in range(len(lanes)):

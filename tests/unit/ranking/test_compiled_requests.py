@@ -18,13 +18,14 @@ from test_ranking_core import candidates, make_entry
 from corerec.errors import InvalidArgument
 from corerec.features import FeatureSchema, ItemFeatures, MultiFeature, UserIndex
 from corerec.live.numbers import LiveRows
-from corerec.ranking.check import check_candidates
+from corerec.ranking.best import best
+from corerec.ranking.check import check_columns, keeps_rules
 from corerec.ranking.compiled_requests import CompiledRequests
 from corerec.ranking.features import RankingBatch, pair_names
 from corerec.ranking.kept_users import SEATS, KeptUsers
 from corerec.ranking.model_arrays import ModelArrays
 from corerec.ranking.packed import PackedItems
-from corerec.ranking.requests import TorchRequests
+from corerec.ranking.requests import TorchRequests, stable_best
 from corerec.ranking.tables import ItemTables
 from corerec.stages import Candidates, RankEntry, UserContext
 
@@ -74,8 +75,8 @@ class Pair:
 
     def check(self, entries: list[RankEntry]) -> None:
         """Fail unless both forms lay entries out alike."""
-        plain, expected = self.torch.lay(entries)
-        batch, found = self.compiled.lay(entries)
+        plain, expected = self.torch.lay(entries).tensors()
+        batch, found = self.compiled.lay(entries).tensors()
         names = ["user_row", "user_categorical", "history", "now", "candidates", "scores"]
         for name in [*names, "retrieved"]:
             assert torch.equal(getattr(batch, name), getattr(plain, name)), name
@@ -251,10 +252,14 @@ def test_the_best_are_those_of_a_stable_sort(pair: Pair, data: st.DataObject) ->
     scores = torch.tensor(rows)
     counts = np.array([data.draw(st.integers(0, count)) for _ in rows])
     k = data.draw(st.integers(1, 45))
-    places, values = pair.compiled.best(scores, counts, k)
-    expected, told = pair.torch.best(scores, counts, k)
-    assert torch.equal(places, expected)
-    assert torch.equal(values, told)
+    places, values = best(scores.numpy(), counts, k)
+    expected, told = stable_best(scores, counts, k)
+    assert places.tolist() == expected.tolist()
+    assert values.tolist() == told.tolist()
+    same, chances = best(scores.numpy(), counts, k, (2.0, -0.5))
+    assert same.tolist() == places.tolist()
+    expected_chances = torch.sigmoid(told * 2 - 0.5)
+    torch.testing.assert_close(torch.from_numpy(chances), expected_chances, rtol=1e-6, atol=1e-7)
 
 
 @settings(max_examples=200, deadline=None)
@@ -263,7 +268,7 @@ def test_the_best_are_those_of_a_stable_sort(pair: Pair, data: st.DataObject) ->
     bad=st.sampled_from([None, np.nan, np.inf]),
     more=st.sampled_from([0, 0, 1]),
 )
-def test_candidates_are_refused_as_the_plain_check_does(
+def test_candidates_that_break_a_rule_are_found_and_their_neighbours_laid_out(
     pair: Pair, numbers: list[int], bad: float | None, more: int
 ) -> None:
     scores = np.linspace(1, 0, len(numbers), dtype=np.float32)
@@ -274,14 +279,18 @@ def test_candidates_are_refused_as_the_plain_check_does(
         scores=scores,
         sources=np.ones(len(numbers) + more, np.uint8),
     )
-    said = []
-    for check in (check_candidates, pair.compiled.check):
-        try:
-            check(own)
-            said.append("")
-        except InvalidArgument as error:
-            said.append(str(error))
-    assert said[0] == said[1]
+    good = keeps_rules(own)
+    if more:
+        with pytest.raises(InvalidArgument, match=f"candidates need {len(numbers)} sources"):
+            check_columns(own)
+        assert not good
+        return
+    if len(numbers):
+        beside = RankEntry(user=UserContext(), candidates=candidates(np.arange(5)), k=3)
+        entry = replace(beside, candidates=own)
+        for form in (pair.torch, pair.compiled):
+            counts = form.lay([beside, entry, beside]).counts.tolist()
+            assert counts == [5, len(numbers) if good else -1, 5]
 
 
 def test_nothing_is_compiled_after_warming(world: World, tmp_path: Path) -> None:

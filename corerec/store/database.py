@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,6 +36,7 @@ class Database:
         self._busy_seconds = busy_seconds
         self._closed = False
         self._read_lock, self._turns = threading.Lock(), Turns()
+        self._reading = _Reading(self._begin_reading, self._end_reading)
         with self._translated():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = self._connect()
@@ -49,19 +50,22 @@ class Database:
                 self._writer.close()
                 raise
 
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> AbstractContextManager[sqlite3.Connection]:
         """Lend the reader connection, for this thread alone."""
-        # Written out, not composed of the managers below: this is on the path of every request.
+        return self._reading
+
+    def _begin_reading(self) -> sqlite3.Connection:
         if not self._read_lock.acquire(timeout=self._busy_seconds):
             raise Unavailable(self._no_turn("read"))
-        try:
-            self._check_open()
-            yield self._reader
-        except sqlite3.Error as error:
-            raise Unavailable(self._explained(error)) from error
-        finally:
+        if self._closed:
             self._read_lock.release()
+            self._check_open()
+        return self._reader
+
+    def _end_reading(self, error: BaseException | None) -> None:
+        self._read_lock.release()
+        if isinstance(error, sqlite3.Error):
+            raise Unavailable(self._explained(error)) from error
 
     @contextmanager
     def writing(self, *, commit: bool = True) -> Iterator[sqlite3.Connection]:
@@ -224,3 +228,22 @@ class Database:
             f"store {self.path}: the file is damaged ({said}); restore it from a backup, or "
             "move it away to start with an empty one"
         )
+
+
+class _Reading:
+    """What `reading` lends; written out and made once, as it is on the path of every request."""
+
+    __slots__ = ("_begin", "_end")
+
+    def __init__(
+        self,
+        begin: Callable[[], sqlite3.Connection],
+        end: Callable[[BaseException | None], None],
+    ) -> None:
+        self._begin, self._end = begin, end
+
+    def __enter__(self) -> sqlite3.Connection:
+        return self._begin()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._end(error)

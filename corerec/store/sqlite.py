@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,9 +75,14 @@ class SqliteStore:
         self, ids: Sequence[str], after: int, limit: int = 1000
     ) -> tuple[list[UserState], list[ItemChange]]:
         """See `Store.read_users_and_changes`."""
-        with self._database.reading() as link, _snapshot(link):
-            users = self._users(link, ids)
-            rows = sqlite_items.after(link, after, limit)
+        with self._database.reading() as link:
+            link.execute("BEGIN")  # both statements see the store as it is at the first
+            try:
+                users = self._users(link, ids)
+                rows = sqlite_items.after(link, after, limit)
+            finally:
+                if link.in_transaction:
+                    link.execute("ROLLBACK")
         return users, [sqlite_items.change_of(self.path, row) for row in rows]
 
     def append_events(self, events: Sequence[Event]) -> int:
@@ -225,14 +229,3 @@ class SqliteStore:
                     f"item {item_id!r} has number {own} in store {self.path}, not {number}: the "
                     "release does not belong to this store; use another store"
                 )
-
-
-@contextmanager
-def _snapshot(link: sqlite3.Connection) -> Iterator[None]:
-    """Let all statements within see the store as it was at the first."""
-    link.execute("BEGIN")
-    try:
-        yield
-    finally:
-        if link.in_transaction:
-            link.execute("ROLLBACK")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +19,7 @@ T = TypeVar("T")
 Row = tuple[int, str, int, int, bytes, int]
 
 # Statements are asked for with one of these numbers of ids, so that SQLite keeps them prepared.
-READ_SIZES = (1, 8, 64, 512)
+READ_SIZES = (1, 2, 4, 8, 64, 512)
 
 _COLUMNS = "number, id, position, deleted, payload, crc"
 _PUT = """
@@ -131,9 +133,14 @@ def load_live(link: sqlite3.Connection, path: Path, live: LiveRows) -> int:
 def select(link: sqlite3.Connection, statement: str, ids: Sequence[str]) -> Iterator[tuple]:  # type: ignore[type-arg]
     """Yield the rows of a statement with `{marks}` for ids, asked in chunks."""
     for chunk in chunks(ids, READ_SIZES[-1]):
-        size = next(size for size in READ_SIZES if size >= len(chunk))
+        size = READ_SIZES[bisect_left(READ_SIZES, len(chunk))]
         asked = chunk + chunk[-1:] * (size - len(chunk))
-        yield from link.execute(statement.format(marks=",".join("?" * size)), asked)
+        yield from link.execute(_marked(statement, size), asked)
+
+
+@cache  # statements are few, and so are sizes
+def _marked(statement: str, size: int) -> str:
+    return statement.format(marks=",".join("?" * size))
 
 
 def chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -6,7 +6,8 @@ The interceptor, servicer, funnel and SQLite store are the real ones; the stages
 this process, with messages that were made before: 500 candidates, 100 ranked, 10 in the answer.
 They are asked and read as stages on other machines are, so that what is packed, parsed and checked
 counts. From the request's bytes to the answer's, CPU time of all threads, by how many callers come
-at once: hot, and cold, after other work has used the caches as the services beside a gateway do.
+at once: hot, and cold, where other work uses the caches before each request and each stage's
+answer, as the services beside a gateway do.
 Then the same requests without a user, answered from kept answers. Writes
 benchmarks/results/gateway.json.
 """
@@ -62,11 +63,32 @@ E = TypeVar("E")
 R = TypeVar("R")
 
 
+class Others:
+    """What the services beside a gateway do to its caches."""
+
+    def __init__(self) -> None:
+        self._lines = np.zeros(16 << 20, np.uint8)
+        self._texts = {f"k{i}": {"a": list(range(20)), "b": f"text {i}"} for i in range(100)}
+        self.there = False
+        self.spent = 0.0
+        """CPU seconds that they took."""
+
+    def work(self) -> None:
+        """Stream through more memory than the caches hold and run other code, if they are there."""
+        if self.there:
+            start = time.thread_time()
+            self._lines += 1
+            json.loads(json.dumps(self._texts))
+            self.spent += time.thread_time() - start
+
+
 class Wired(Generic[E, R]):
     """A stage whose entries and answers cross a wire that takes no time: messages, no gRPC."""
 
-    def __init__(self, contract: StageContract[E, R], answer: Callable[[E], bytes]) -> None:
-        self._contract, self._answer = contract, answer
+    def __init__(
+        self, contract: StageContract[E, R], others: Others, answer: Callable[[E], bytes]
+    ) -> None:
+        self._contract, self._others, self._answer = contract, others, answer
         self._waiting: list[tuple[E, Budget, asyncio.Future[R]]] = []
 
     async def call(self, release: str, entry: E, budget: Budget) -> R:
@@ -83,7 +105,8 @@ class Wired(Generic[E, R]):
         entries = [contract.entry_to_proto(entry, budget.micros) for entry, budget, _ in waiting]
         request = contract.request(release=release, entries=entries)
         assert len(contract.stream_request(call=1, batch=request).SerializeToString()) > 30
-        raw = b"".join(self._answer(entry) for entry, _, _ in waiting)  # one message of many
+        raw = b"".join([self._answer(entry) for entry, _, _ in waiting])  # one message of many
+        self._others.work()
         results = contract.response.FromString(raw).results
         for (_, _, future), result in zip(waiting, results, strict=True):
             assert not result.status.code
@@ -145,7 +168,7 @@ def reranked(own: Candidates) -> RerankResult:
     return RerankResult(items=items, timings=timings)
 
 
-def stages() -> tuple[Wired[Any, Any], Wired[Any, Any], Wired[Any, Any]]:
+def stages(others: Others) -> tuple[Wired[Any, Any], Wired[Any, Any], Wired[Any, Any]]:
     """Return the three stages; ranking and reranking find their answers by the first candidate."""
     rng = np.random.default_rng(0)
     first, second, third = [], {}, {}
@@ -158,9 +181,9 @@ def stages() -> tuple[Wired[Any, Any], Wired[Any, Any], Wired[Any, Any]]:
         third[int(best.candidates.numbers[0])] = _packed(RERANK, final)
     turn = iter(range(10**9))
     return (
-        Wired(RETRIEVE, lambda entry: first[next(turn) % LISTS]),
-        Wired(RANK, lambda entry: second[int(entry.candidates.numbers[0])]),
-        Wired(RERANK, lambda entry: third[int(entry.candidates.numbers[0])]),
+        Wired(RETRIEVE, others, lambda entry: first[next(turn) % LISTS]),
+        Wired(RANK, others, lambda entry: second[int(entry.candidates.numbers[0])]),
+        Wired(RERANK, others, lambda entry: third[int(entry.candidates.numbers[0])]),
     )
 
 
@@ -170,7 +193,7 @@ def _packed(contract: StageContract[Any, Any], result: Any) -> bytes:
     return packed
 
 
-async def gateway(folder: Path) -> tuple[Funnel, Profiles, GatewayConfig, Metrics]:
+async def gateway(folder: Path, others: Others) -> tuple[Funnel, Profiles, GatewayConfig, Metrics]:
     """Return a funnel over a catalogue and users with histories."""
     release = Release.open(write_fake_release(folder / "releases", items=ITEMS))
     config, metrics = GatewayConfig(store=str(folder / "store.db"), clock="data"), Metrics()
@@ -195,7 +218,7 @@ async def gateway(folder: Path) -> tuple[Funnel, Profiles, GatewayConfig, Metric
     profiles = Profiles(store, metrics, feed)
     await profiles.catch_up(Budget(60.0))
     profiles.follow()
-    retrieve, rank, rerank = stages()
+    retrieve, rank, rerank = stages(others)
     funnel = Funnel(
         config,
         metrics,
@@ -242,36 +265,21 @@ async def served(
     return answer
 
 
-class Others:
-    """What the services beside a gateway do to its caches."""
-
-    def __init__(self) -> None:
-        self._lines = np.zeros(16 << 20, np.uint8)
-        self._texts = {f"k{i}": {"a": list(range(20)), "b": f"text {i}"} for i in range(100)}
-
-    def work(self) -> None:
-        """Stream through more memory than the caches hold, and run other code."""
-        self._lines += 1
-        json.loads(json.dumps(self._texts))
-
-
 async def micros(
     answer: Callable[[bytes], Awaitable[bytes]],
     requests: list[bytes],
     rounds: int,
     callers: int,
-    *,
-    cold: bool,
+    others: Others,
 ) -> float:
     """Return CPU microseconds a request, the median of the rounds."""
-    others, found = Others(), []
+    found = []
     for turn in range(rounds):
         asked = [requests[(turn * callers + own) % len(requests)] for own in range(callers)]
-        if cold:
-            others.work()
-        start = time.process_time()
+        others.work()
+        start, others.spent = time.process_time(), 0.0
         answers = await asyncio.gather(*(answer(raw) for raw in asked))
-        found.append((time.process_time() - start) / callers)
+        found.append((time.process_time() - start - others.spent) / callers)
         assert min(map(len, answers)) > 100
         if turn % 64 == 0:
             await asyncio.sleep(0.001)
@@ -282,7 +290,8 @@ async def measure(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
     """Return what requests cost, by what they ask, hot or cold, and how many come at once."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        funnel, profiles, config, metrics = await gateway(Path(folder))
+        others = Others()
+        funnel, profiles, config, metrics = await gateway(Path(folder), others)
         known = [
             recommender_pb2.RecommendRequest(user_id=f"u{user}", page_size=10)
             for user in range(USERS)
@@ -299,16 +308,16 @@ async def measure(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
             kept = AnswerCache(profiles, seconds=seconds, most=1000)
             answer = await served(RecommenderServicer(config, funnel, kept), metrics)
             requests = [request.SerializeToString() for request in asked]
-            await micros(answer, requests, 100, 8, cold=False)  # also fills what is kept
-            found[name] = {
-                state: {
+            others.there = False
+            await micros(answer, requests, 100, 8, others)  # also fills what is kept
+            found[name] = {}
+            for state, others.there in (("hot", False), ("cold", True)):
+                found[name][state] = {
                     str(callers): await micros(
-                        answer, requests, max(rounds // callers, 50), callers, cold=cold
+                        answer, requests, max(rounds // callers, 50), callers, others
                     )
                     for callers in CALLERS
                 }
-                for state, cold in (("hot", False), ("cold", True))
-            }
             print(name, found[name], flush=True)
         await funnel.close()
     return found

@@ -87,19 +87,21 @@ class Feed:
 
     def take(self, news: News) -> None:
         """Take in what a read brought; older news than those taken already change nothing."""
-        fresh = [c for c in news.changes if c.position > self.catalogue.position]
+        if fresh := [c for c in news.changes if c.position > self.catalogue.position]:
+            self._apply(fresh)
+        if news.whole:
+            self._looked = max(self._looked, news.began)
+
+    def _apply(self, fresh: Sequence[ItemChange]) -> None:
         self.catalogue.apply(fresh)
         if self._rules is not None:
             self._rules.apply(fresh, self.catalogue)
         for change in fresh:
             if change.number in self.kept and change.item is not None:
                 self.kept[change.number] = change.item
-        if fresh:
-            self._gauge.set(self.catalogue.position)
-            for listener in self._told:
-                listener([change.number for change in fresh])
-        if news.whole:
-            self._looked = max(self._looked, news.began)
+        self._gauge.set(self.catalogue.position)
+        for listener in self._told:
+            listener([change.number for change in fresh])
 
     def failed(self) -> None:
         """Note that the store could not be read."""

@@ -26,16 +26,16 @@ from corerec.stages import (
     UserContext,
 )
 from corerec.store import UserState
-from corerec.v1 import common_pb2, recommender_pb2
+from corerec.v1 import common_pb2
 from gateway.checks import Checks
 from gateway.config import GatewayConfig
-from gateway.outcome import Outcome, Query, Reason
+from gateway.outcome import NO_ITEMS, Outcome, Query, Reason
 from gateway.profiles import Profiles
 from gateway.view import ReleaseView
 
 _REPLY_SECONDS = 0.01  # kept back so that the answer still reaches the caller in time
 _REPLY_SHARE = 0.1  # or this much of the budget, when that is less
-_NONE = np.empty(0, np.int64)
+_NOBODY = UserState("", {}, NO_ITEMS, NO_ITEMS, known=False)
 
 
 class Funnel:
@@ -81,7 +81,7 @@ class Funnel:
 
     async def _profile(self, query: Query, budget: Budget, outcome: Outcome) -> UserContext:
         started = time.monotonic()
-        state = UserState(query.user_id, {}, _NONE, _NONE, known=False)
+        state = _NOBODY
         if query.user_id:
             try:
                 share = budget.share(self._config.shares.profile)
@@ -244,14 +244,12 @@ class Funnel:
         steps: Mapping[str, int],
     ) -> None:
         seconds = time.monotonic() - started
-        outcome.reports.append(
-            recommender_pb2.StageReport(
-                stage=stage,
-                input_count=sent,
-                output_count=received,
-                latency_micros=int(seconds * 1e6),
-                steps=timings_to_proto(steps),
-            )
+        outcome.answer.stages.add(
+            stage=stage,
+            input_count=sent,
+            output_count=received,
+            latency_micros=int(seconds * 1e6),
+            steps=timings_to_proto(steps),
         )
         measured_seconds, measured_in, measured_out = self._measured[stage]
         measured_seconds.observe(seconds)

@@ -27,6 +27,10 @@ from corerec.stages import (
 )
 from corerec.v1 import recommender_pb2, rerank_pb2
 
+NO_ITEMS: Int64s = np.empty(0, np.int64)
+NO_ITEMS.flags.writeable = False
+_NOBODY = UserContext(items=NO_ITEMS, times=NO_ITEMS)
+
 
 class Reason(IntEnum):
     """Why something is missing; the values are those of proto DegradationReason."""
@@ -62,7 +66,7 @@ class Query:
     user_id: str
     page_size: int
     attributes: Mapping[str, str] = field(default_factory=dict)
-    recent: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
+    recent: Int64s = field(default_factory=lambda: NO_ITEMS)
     """Item numbers of this session, oldest first."""
     unknown_recent: int = 0
     """Recent ids that the catalogue does not have."""
@@ -87,7 +91,7 @@ class Outcome:
     """Everything that one request met; filled in as the stages answer."""
 
     started: float = field(default_factory=time.monotonic)
-    user: UserContext = field(default_factory=UserContext)
+    user: UserContext = _NOBODY
     retrieved: Candidates | None = None
     found_by: Mapping[int, Float32s] = field(default_factory=dict)
     """Value of Source -> that source's own score of each retrieved candidate; when explaining."""
@@ -98,8 +102,10 @@ class Outcome:
     """The final list, as the messages that reranking sent: they are what the caller gets."""
     removed: Sequence[RemovedItem] = ()
     coverage: float = 1.0
-    reports: list[recommender_pb2.StageReport] = field(default_factory=list)
-    """What each stage did, in order."""
+    answer: recommender_pb2.RecommendResponse = field(
+        default_factory=recommender_pb2.RecommendResponse
+    )
+    """The answer, which has what each stage did so far; the servicer adds the rest."""
     degraded: list[Degradation] = field(default_factory=list)
 
     def note(self, stage: str, error: CoreRecError | Reason, instead: str) -> None:

@@ -13,7 +13,7 @@ from corerec.serving.wire import predicates_from_proto
 from corerec.store import Event
 from corerec.v1 import recommender_pb2
 from gateway.config import GatewayConfig
-from gateway.outcome import Query
+from gateway.outcome import NO_ITEMS, Query
 
 MAX_PAGE_SIZE = 100
 DEFAULT_PAGE_SIZE = 10
@@ -58,7 +58,7 @@ def query_of(
         user_id=request.user_id,
         page_size=request.page_size or DEFAULT_PAGE_SIZE,
         attributes=dict(request.attributes),
-        recent=np.array(recent, np.int64),
+        recent=np.array(recent, np.int64) if recent else NO_ITEMS,
         unknown_recent=len(request.recent_item_ids) - len(recent),
         exclude_seen=not request.include_seen,
         where=where,

@@ -108,22 +108,15 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
             self.in_flight -= 1
 
     def _response(self, outcome: Outcome) -> recommender_pb2.RecommendResponse:
-        return recommender_pb2.RecommendResponse(
-            items=outcome.items,
-            request_id=REQUEST_ID.get(),
-            release=self._funnel.view.release,
-            stages=outcome.reports,
-            coverage=outcome.coverage,
-            degraded=[
-                recommender_pb2.Degradation(
-                    stage=d.stage,
-                    reason=int(d.reason),  # type: ignore[arg-type]  # an int on the wire
-                    note=d.note,
-                )
-                for d in outcome.degraded
-            ],
-            latency_micros=int((time.monotonic() - outcome.started) * 1e6),
-        )
+        answer = outcome.answer
+        answer.items.extend(outcome.items)
+        answer.request_id, answer.release = REQUEST_ID.get(), self._funnel.view.release
+        answer.coverage = outcome.coverage
+        for missing in outcome.degraded:
+            reason = int(missing.reason)
+            answer.degraded.add(stage=missing.stage, reason=reason, note=missing.note)
+        answer.latency_micros = int((time.monotonic() - outcome.started) * 1e6)
+        return answer
 
 
 def _told(

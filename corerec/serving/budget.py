@@ -39,7 +39,9 @@ class Budget:
 
     def share(self, fraction: float, reserve: float = 0.0) -> Budget:
         """Return a budget of `fraction` of what is left after keeping back `reserve` seconds."""
-        return Budget(max(0.0, (self.remaining - reserve) * fraction))
+        own, now = Budget.__new__(Budget), time.monotonic()
+        own.due = now + max(0.0, (self.due - now - reserve) * fraction)
+        return own
 
     def limit(self, future: asyncio.Future[Any], late: str) -> asyncio.TimerHandle:
         """End `future` with DeadlineExceeded(late) when the time is over before it.

@@ -158,7 +158,7 @@ class Timings(Mapping[str, int]):
 
 def timings_to_proto(timings: Mapping[str, int]) -> Sequence[common_pb2.StepTiming]:
     """Return one message per step; those that came are passed on."""
-    if isinstance(timings, Timings):
+    if type(timings) is Timings:  # isinstance asks the metaclass of Mapping first
         return timings.messages
     return [common_pb2.StepTiming(name=n, latency_micros=t) for n, t in timings.items()]
 

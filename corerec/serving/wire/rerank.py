@@ -64,7 +64,7 @@ class Items(Sequence[RankedItem]):
 
     __slots__ = ("messages",)
 
-    def __init__(self, messages: Sequence[rerank_pb2.RankedItem]) -> None:
+    def __init__(self, messages: list[rerank_pb2.RankedItem]) -> None:
         self.messages = messages
 
     @overload
@@ -96,8 +96,8 @@ def rerank_result_from_proto(message: rerank_pb2.RerankResult) -> RerankResult:
 
 def items_to_proto(items: Sequence[RankedItem]) -> list[rerank_pb2.RankedItem]:
     """Return one message per item; those that came are passed on."""
-    if isinstance(items, Items):
-        return list(items.messages)
+    if type(items) is Items:
+        return items.messages
     return [item_to_proto(item) for item in items]
 
 

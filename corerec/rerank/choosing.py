@@ -35,7 +35,6 @@ FLOOR = 1e-6
 counts as this much, and adds nothing that later ones are compared with."""
 NOTHING = -1
 """In `near`: nothing is above. A place is 0 or more, pin i is -2 - i."""
-_FREE, _CHOSEN, _PASSED = 0, 1, 2
 
 
 class Choice(NamedTuple):
@@ -80,41 +79,46 @@ def choose(
     compared = rows if method != BY_SCORE else rows[:0]
     ask_for(compared, table.ctypes.data, 4 * table.shape[1])
     base = _base(scores, method, weight)
-    codes, counts = _codes(rows, categories, creators), np.zeros((2, m), np.int64)
-    vectors = _gather(table, compared)
-    nearest, likest, volume = np.full(m, NOTHING, np.int64), np.zeros(m), np.ones(m + len(pins))
-    factor = np.empty((places + len(pins) if method == DPP else 0, m + len(pins)))
-    state, passed = np.zeros(m + len(pins), np.uint8), np.full(m, -1, np.int64)
-    rank = 0
+    codes, inside = _codes(rows, categories, creators), np.empty((2, places + len(pins)), np.int32)
+    vectors, likeness = _gather(table, compared), np.zeros(len(rows))
+    own = np.empty(table.shape[1])
+    nearest, likest, volume = np.full(m, NOTHING, np.int64), np.zeros(m), np.ones(len(rows))
+    factor = np.empty((places + len(pins) if method == DPP else 0, len(rows)))
+    # left[:free] in the order of rows; left[free:end] wait, when caps relax, as their cap was full.
+    left, free, end = np.arange(len(rows)), m, m
+    rank, listed = 0, 0
     for pin in range(len(pins)):
-        rank = _put(m + pin, -2 - pin, vectors, state, nearest, likest, factor, rank, volume)
-        state[m + pin] = _CHOSEN
-        _count(codes, m + pin, counts)
-    chosen, near, likeness = (
-        np.empty(places, np.int64),
-        np.empty(places, np.int64),
-        np.empty(places),
-    )
+        _compare(m + pin, -2 - pin, left, len(rows), vectors, own, likeness, nearest, likest)
+        rank = _extend(m + pin, likeness, factor, rank, volume)
+        listed = _list(codes, m + pin, inside, listed)
+    chosen, near = np.empty(places, np.int64), np.empty(places, np.int64)
+    like, passed = np.empty(places), np.full(m, -1, np.int64)
     place, relaxed_from = 0, -1
     while place < places:
-        row = _best(base, likest, volume, state, method, weight)
-        if row < 0 and (relaxed_from >= 0 or not relax):
+        if free == 0 and relax and relaxed_from < 0:
+            relaxed_from, free = place, end
+            left[:end] = np.flatnonzero(passed >= 0)
+        if free == 0:
             break
-        if row < 0:
-            relaxed_from = place
-            for other in range(m):
-                state[other] = _FREE if passed[other] >= 0 else state[other]
-        elif relaxed_from < 0 and _full(counts, row, caps):
-            state[row], passed[row] = _PASSED, place
-        else:
-            chosen[place], near[place], likeness[place] = row, nearest[row], likest[row]
-            state[row] = _CHOSEN
-            place += 1
-            if place < places:
-                rank = _put(row, place - 1, vectors, state, nearest, likest, factor, rank, volume)
-                _count(codes, row, counts)
+        at = _best(left, free, base, likest, volume, method, weight)
+        row = left[at]
+        free, end = free - 1, end - 1
+        for later in range(at, end):
+            left[later] = left[later + 1]
+        if relaxed_from < 0 and _full(codes, row, inside, listed, caps):
+            passed[row] = place
+            if relax:
+                left[end] = row
+                end += 1
+            continue
+        chosen[place], near[place], like[place] = row, nearest[row], likest[row]
+        listed = _list(codes, row, inside, listed)
+        place += 1
+        if place < places:
+            _compare(row, place - 1, left, end, vectors, own, likeness, nearest, likest)
+            rank = _extend(row, likeness, factor, rank, volume)
     held = relaxed_from if relaxed_from >= 0 else place
-    return chosen[:place], near[:place], likeness[:place], passed, held
+    return chosen[:place], near[:place], like[:place], passed, held
 
 
 @compiled
@@ -153,55 +157,62 @@ def _base(scores: Floats, method: int, weight: float) -> Floats:
 
 @compiled
 def _best(
+    left: Ints,
+    free: int,
     base: Floats,
     likest: Floats,
     volume: Floats,
-    state: NDArray[np.uint8],
     method: int,
     weight: float,
 ) -> int:
-    """Return the free row of the largest value, the first of equal ones; -1 when none is free."""
-    best, largest = -1, 0.0
-    for row in range(len(base)):
-        if state[row] == _FREE:
-            if method == BY_SCORE:
-                return row
+    """Return where in left[:free] the row of the largest value is, the first of equal ones."""
+    best, largest = 0, 0.0
+    if method != BY_SCORE:
+        for at in range(free):
+            row = left[at]
             if method == MMR:
                 value = base[row] - (1 - weight) * likest[row]
             else:
                 value = base[row] * max(volume[row], FLOOR)
-            if best < 0 or value > largest:
-                best, largest = row, value
+            if at == 0 or value > largest:
+                best, largest = at, value
     return best
 
 
 @compiled
-def _put(
+def _compare(
     row: int,
     place: int,
+    left: Ints,
+    end: int,
     vectors: NDArray[np.float32],
-    state: NDArray[np.uint8],
+    own: Floats,
+    likeness: Floats,
     nearest: Ints,
     likest: Floats,
-    factor: Floats,
-    rank: int,
-    volume: Floats,
-) -> int:
-    """Take a row as above all that are not chosen yet; return the rank of the factor now."""
+) -> None:
+    """Take a row as above left[:end]: write how like they are, and for which it is the nearest.
+
+    `own` (D,) is room for the row's vector. What it writes of rows that are not left is not read.
+    """
     if len(vectors) == 0:
-        return rank
-    likeness = np.zeros(len(vectors))
-    for other in range(len(vectors)):
-        if state[other] == _CHOSEN:
-            continue
-        total = 0.0
-        for c in range(vectors.shape[1]):
-            total += np.float64(vectors[other, c]) * np.float64(vectors[row, c])
+        return
+    for c in range(len(own)):
+        own[c] = vectors[row, c]
+    for at in range(end):
+        other, total = left[at], 0.0
+        for c in range(len(own)):
+            total += np.float64(vectors[other, c]) * own[c]
         likeness[other] = total
     for other in range(len(nearest)):
         # With nothing above there is no penalty; a negative likeness then raises a value.
         if nearest[other] == NOTHING or likeness[other] > likest[other]:
             nearest[other], likest[other] = place, likeness[other]
+
+
+@compiled
+def _extend(row: int, likeness: Floats, factor: Floats, rank: int, volume: Floats) -> int:
+    """Add a row to the factor of what is above; return the factor's rank now."""
     if len(factor) == 0 or volume[row] <= FLOOR:
         return rank
     side = np.sqrt(volume[row])
@@ -209,7 +220,7 @@ def _put(
     for other in range(len(column)):
         column[other] = (1 + likeness[other]) / 2
     whole = rank - rank % 4
-    for t in range(0, whole, 4):  # four at once: the column is read and written a quarter as often
+    for t in range(0, whole, 4):
         a, b, c, d = factor[t, row], factor[t + 1, row], factor[t + 2, row], factor[t + 3, row]
         for other in range(len(column)):
             column[other] -= (a * factor[t, other] + b * factor[t + 1, other]) + (
@@ -226,16 +237,26 @@ def _put(
 
 
 @compiled
-def _count(codes: NDArray[np.int32], row: int, counts: Ints) -> None:
-    """Count a row that is in the list against all of its category and of its creator."""
-    for kind in range(2):
-        if codes[kind, row] >= 0:
-            for other in range(counts.shape[1]):
-                counts[kind, other] += codes[kind, other] == codes[kind, row]
+def _list(codes: NDArray[np.int32], row: int, inside: NDArray[np.int32], count: int) -> int:
+    """Write a row's codes behind the `count` of those in the list; return their number now."""
+    inside[0, count], inside[1, count] = codes[0, row], codes[1, row]
+    return count + 1
 
 
 @compiled
-def _full(counts: Ints, row: int, caps: tuple[int, int]) -> bool:
-    return (caps[0] > 0 and counts[0, row] >= caps[0]) or (
-        caps[1] > 0 and counts[1, row] >= caps[1]
-    )
+def _full(
+    codes: NDArray[np.int32],
+    row: int,
+    inside: NDArray[np.int32],
+    listed: int,
+    caps: tuple[int, int],
+) -> bool:
+    """Return whether the list, whose codes are inside[:, :listed], has all that a cap allows."""
+    for kind in range(2):
+        cap, count = caps[kind], 0
+        if cap > 0 and codes[kind, row] >= 0:
+            for at in range(listed):
+                count += inside[kind, at] == codes[kind, row]
+            if count >= cap:
+                return True
+    return False

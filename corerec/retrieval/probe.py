@@ -16,6 +16,7 @@ import numpy as np
 
 from corerec.errors import ConfigError
 from corerec.retrieval.owned import Eligible
+from corerec.retrieval.threads import use_threads
 from corerec.retrieval.vectors import ItemVectors
 from corerec.stages import Float32s, Int64s
 
@@ -103,6 +104,8 @@ class RecallProbe:
 
     def _work(self) -> None:
         """Measure until nothing comes for a while: a release that goes takes its thread along."""
+        # Several would wait for one another in spinning loops, on processors that serve.
+        use_threads(1)
         while True:
             try:
                 drawn = self._queue.get(timeout=_IDLE_SECONDS)

@@ -6,8 +6,10 @@ import gc
 import weakref
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
+import torch
 
 from corerec.errors import ConfigError
 from corerec.release import Release
@@ -15,7 +17,7 @@ from corerec.retrieval import RetrievalCore
 from corerec.retrieval.owned import Eligible, OwnItems
 from corerec.retrieval.probe import RecallProbe
 from corerec.retrieval.vectors import ItemVectors
-from corerec.stages import RetrieveEntry, UserContext
+from corerec.stages import Float32s, Int64s, RetrieveEntry, UserContext
 
 
 def test_recall_is_the_share_of_the_exact_best_that_was_found() -> None:
@@ -71,6 +73,26 @@ def test_what_was_measured_is_let_go() -> None:
     del vectors
     gc.collect()
     assert watched() is None
+
+
+class _Watched(ItemVectors):
+    """Vectors that note how many threads those have who ask for products."""
+
+    threads = (0, 0)
+
+    def dots(self, query: Float32s, numbers: Int64s) -> Float32s:
+        self.threads = faiss.omp_get_max_threads(), torch.get_num_threads()
+        return super().dots(query, numbers)
+
+
+def test_a_measurement_takes_one_thread() -> None:
+    base = np.ones((600, 4), np.float32)
+    vectors = _Watched(base, base[0])
+    probe = RecallProbe(1.0)
+    everyone = Eligible(items=OwnItems(600), excluded=np.empty(0, np.int64))
+    probe.offer(vectors, base[0], np.arange(500), everyone)
+    probe.settle()
+    assert vectors.threads == (1, 1)
 
 
 def test_a_share_of_the_searches_for_500_is_drawn() -> None:

@@ -116,8 +116,10 @@ class Funnel:
             candidates, timings = result.candidates, result.timings
             if not len(candidates) and not query.where:
                 raise Internal("retrieve answered no candidates")
-            await self._checks.learn(candidates, share)
             outcome.coverage, outcome.found_by = result.coverage, result.found_by
+            if not self._checks.all_alive(candidates):
+                await self._checks.learn(candidates, share)
+                candidates = self._alive(candidates, outcome)
             if result.coverage < 1.0:
                 outcome.note(
                     "retrieve", Reason.PARTIAL, f"{result.coverage:.1%} of retrieval answered"
@@ -127,8 +129,8 @@ class Funnel:
                 raise  # an attribute that there is not, say: the caller's to know
             unwanted = outcome.user.items if query.exclude_seen else outcome.user.items[:0]
             candidates, outcome.coverage = self.view.popular(k, unwanted, query.where), 0.0
+            outcome.found_by = {}
             outcome.note("retrieve", error, "used the release's popular items")
-        candidates = self._alive(candidates, outcome)
         self._report(
             outcome, "retrieve", started, len(self.view.catalogue), len(candidates), timings
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import grpc
@@ -23,23 +23,39 @@ from gateway.requests import events_of, explained_numbers, query_of
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
+class _Admission:
+    """Counts the Recommend and Explain calls being answered, and refuses one too many."""
+
+    __slots__ = ("_most", "in_flight")
+
+    def __init__(self, most: int) -> None:
+        self._most, self.in_flight = most, 0
+
+    def __enter__(self) -> None:
+        if self.in_flight >= self._most:
+            raise ResourceExhausted(f"the gateway answers at most {self._most} requests at once")
+        self.in_flight += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.in_flight -= 1
+
+
 class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     """The public service over one funnel."""
 
     def __init__(self, config: GatewayConfig, funnel: Funnel, kept: AnswerCache) -> None:
         self._config, self._funnel, self._kept = config, funnel, kept
-        self.in_flight = 0
-        """Recommend and Explain calls being answered."""
+        self._admission = _Admission(config.max_requests)
 
     async def Recommend(
         self, request: recommender_pb2.RecommendRequest, context: Context
     ) -> recommender_pb2.RecommendResponse:
         """Return the best list that can be had within the deadline."""
-        with self._admitted():
+        with self._admission:
             budget, started = self._budget(context), time.monotonic()
             key = self._kept.key(request)
             if key is None:
-                return await self._answer(request, budget)
+                return self._response(await self._run(request, budget))
             answer = await self._kept.answer(key, budget, lambda: self._answer(request, budget))
             return answer if answer.request_id else _told(answer, started)
 
@@ -47,7 +63,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         self, request: recommender_pb2.ExplainRequest, context: Context
     ) -> recommender_pb2.ExplainResponse:
         """Return the whole funnel of one request."""
-        with self._admitted():
+        with self._admission:
             await self._learn(request.item_ids, context)
             wanted = explained_numbers(request.item_ids, self._funnel.view.catalogue)
             outcome = await self._run(request.recommend, self._budget(context), explain=True)
@@ -72,14 +88,14 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     async def _answer(
         self, request: recommender_pb2.RecommendRequest, budget: Budget
     ) -> recommender_pb2.RecommendResponse:
-        return self._response(await self._run(request, budget, explain=False))
+        return self._response(await self._run(request, budget))
 
-    async def _run(
-        self, request: recommender_pb2.RecommendRequest, budget: Budget, *, explain: bool
-    ) -> Outcome:
+    def _run(
+        self, request: recommender_pb2.RecommendRequest, budget: Budget, *, explain: bool = False
+    ) -> Coroutine[Any, Any, Outcome]:
         catalogue = self._funnel.view.catalogue
         query = query_of(request, self._config, catalogue, REQUEST_ID.get())
-        return await self._funnel.run(query, budget, explain=explain)
+        return self._funnel.run(query, budget, explain=explain)
 
     async def _learn(self, ids: Sequence[str], context: Context) -> None:
         """Look for ids that are not known yet: items may have come a moment ago."""
@@ -94,18 +110,6 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
             self._config.default_deadline_ms / 1000,
             self._config.max_deadline_ms / 1000,
         )
-
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        if self.in_flight >= self._config.max_requests:
-            raise ResourceExhausted(
-                f"the gateway answers at most {self._config.max_requests} requests at once"
-            )
-        self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
 
     def _response(self, outcome: Outcome) -> recommender_pb2.RecommendResponse:
         answer = outcome.answer

@@ -119,8 +119,8 @@ def check_numbers(numbers: Int64s, name: str = "item_numbers") -> None:
     """
     ordered = numbers.copy()
     ordered.sort()
-    if ordered[0] < 0:
-        raise InvalidArgument(f"{name} must be >= 0, got {int(ordered[0])}")
+    if (least := ordered.item(0)) < 0:
+        raise InvalidArgument(f"{name} must be >= 0, got {least}")
     if (at := (ordered[1:] == ordered[:-1]).tobytes().find(b"\1")) >= 0:
         raise InvalidArgument(f"{name} must differ, got {int(ordered[at])} twice")
 

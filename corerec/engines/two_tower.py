@@ -262,9 +262,10 @@ class TwoTower(ExactSearch):
         found = inputs.schema.encode_users(
             [user.user_id for user in users], [user.attributes for user in users], inputs.index
         )
-        silent = np.flatnonzero([not user.attributes for user in users])
-        known = inputs.user_table.take(found.row[silent])
-        found.categorical[silent], found.numeric[silent] = known.categorical, known.numeric
+        silent = [row for row, user in enumerate(users) if not user.attributes]
+        if silent:
+            known = inputs.user_table.take(found.row[silent])
+            found.categorical[silent], found.numeric[silent] = known.categorical, known.numeric
         return found
 
 

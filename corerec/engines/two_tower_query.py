@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ class QueryEncoder:
         timed = self.model.shape.has_times and moments is not None
         return kernel.encode(
             self._rows.history(np.concatenate(histories)),
-            np.cumsum(np.fromiter(map(len, histories), np.int64, len(histories))),
+            np.fromiter(accumulate(map(len, histories)), np.int64, len(histories)),
             self.start,
             self._table.numpy(),
             self._profiles.of(users),

@@ -42,6 +42,8 @@ class Asker(Generic[T]):
 
         A source that is still busy with an earlier call is late at once: calls do not queue up.
         """
+        if not self._pools:
+            return {kind: _timed(call) for kind, call in calls.items()}
         start = time.perf_counter()
         running: dict[str, Future[Answer[T]]] = {}
         for kind, call in calls.items():

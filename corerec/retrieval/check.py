@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from corerec.errors import InvalidArgument
-from corerec.stages import MAX_HISTORY, Predicate, UserContext
+from corerec.stages import MAX_HISTORY, Float32s, Predicate, UserContext
 
 MAX_CONDITIONS = 16
 """Most conditions of an entry."""
@@ -31,6 +31,12 @@ def check_history(user: UserContext) -> None:
         )
     if user.now < 0:
         raise InvalidArgument(f"now must be microseconds since 1970, >= 0, got {user.now}")
+
+
+def is_finite(query: Float32s) -> bool:
+    """Say whether a vector (D,) holds neither NaN nor Inf."""
+    # A square that is finite has finite parts, and is one call; a huge one may overflow.
+    return math.isfinite(query.dot(query)) or bool(np.isfinite(query).all())
 
 
 def check_where(where: tuple[Predicate, ...]) -> None:

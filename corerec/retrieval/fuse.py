@@ -57,8 +57,7 @@ def fuse(lists: Int64s, drawn: Turns, *, popular: Int64s, places: int) -> Fused:
     Shapes: lists (S, k), best first, padded with -1; popular (P,) best first. None holds an item
     that was seen.
     """
-    numbers, at = draw(lists, drawn.order, popular, places)
-    return Fused(numbers, drawn.marks[np.minimum(at // lists.shape[1], len(lists))], at)
+    return Fused(*draw(lists, drawn.order, drawn.marks, popular, places))
 
 
 def plain_fuse(lists: Int64s, drawn: Turns, *, popular: Int64s, places: int) -> Fused:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from corerec.engines.compiled import compiled
-from corerec.stages import Int64s
+from corerec.engines.compiled import compiled, compiled_exactly
+from corerec.stages import Bytes8, Float32s, Int64s
 
 _EMPTY = np.int64(-(2**63))
 """A slot that holds nothing; the number of no item."""
@@ -28,7 +28,8 @@ def among(numbers: Int64s, others: Int64s) -> NDArray[np.bool_]:
 
 def first_outside(numbers: Int64s, others: Int64s, most: int) -> Int64s:
     """Return the first places, at most so many, of numbers (n,) that are not among others (m,)."""
-    return _first_outside(_own(numbers), _own(others), most)
+    found = np.empty(min(most, len(numbers)), np.int64)
+    return found[: _first_outside(_own(numbers), _own(others), found)]
 
 
 def first_eligible(
@@ -48,12 +49,27 @@ def first_eligible(
     return _first_eligible(_own(numbers), alive, shards, given, any_, _own(others), most)
 
 
-def draw(lists: Int64s, order: Int64s, popular: Int64s, places: int) -> tuple[Int64s, Int64s]:
-    """Return what `fuse` returns: numbers (n,) and the places (n,) of their draws.
+def draw(
+    lists: Int64s, order: Int64s, marks: Bytes8, popular: Int64s, places: int
+) -> tuple[Int64s, Bytes8, Int64s]:
+    """Return what `fuse` returns: numbers (n,), their sources (n,), and the places of the draws.
 
-    Shapes: lists (S, k) padded with -1, order (S * k,), popular (P,).
+    Shapes: lists (S, k) padded with -1, order (S * k,), marks (S + 1,), popular (P,).
     """
-    return _draw(_own(lists), _own(order), _own(popular), places)
+    k = lists.shape[1]
+    numbers, sources, at = np.empty(k, np.int64), np.empty(k, np.uint8), np.empty(k, np.int64)
+    count = _draw(_own(lists), order, marks, _own(popular), places, numbers, sources, at)
+    return numbers[:count], sources[:count], at[:count]
+
+
+def drawn_scores(at: Int64s, first: int, scores: Float32s) -> Float32s:
+    """Return the scores (n,) of draws at places (n,), NaN of those from other lists.
+
+    Shapes: scores (m,) of the list that begins at place `first`.
+    """
+    found = np.empty(len(at), np.float32)
+    _drawn_scores(at, first, np.ascontiguousarray(scores), found)
+    return found
 
 
 def _own(column: Int64s) -> Int64s:
@@ -96,11 +112,10 @@ def _among(numbers: Int64s, others: Int64s) -> NDArray[np.bool_]:
 
 
 @compiled
-def _first_outside(numbers: Int64s, others: Int64s, most: int) -> NDArray[np.int64]:
+def _first_outside(numbers: Int64s, others: Int64s, found: NDArray[np.int64]) -> int:
     table = _slots(len(others))
     for other in others:
         table[_place(table, other)] = other
-    found = np.empty(min(most, len(numbers)), np.int64)
     count = 0
     for row in range(len(numbers)):
         if count == len(found):
@@ -108,7 +123,7 @@ def _first_outside(numbers: Int64s, others: Int64s, most: int) -> NDArray[np.int
         if table[_place(table, numbers[row])] == _EMPTY:
             found[count] = row
             count += 1
-    return found[:count]
+    return count
 
 
 @compiled
@@ -143,11 +158,17 @@ def _first_eligible(
 
 @compiled
 def _draw(
-    lists: Int64s, order: Int64s, popular: Int64s, places: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    lists: Int64s,
+    order: Int64s,
+    marks: Bytes8,
+    popular: Int64s,
+    places: int,
+    numbers: NDArray[np.int64],
+    sources: NDArray[np.uint8],
+    at: NDArray[np.int64],
+) -> int:
     k, flat = lists.shape[1], lists.reshape(-1)
     table = _slots(k)
-    numbers, at = np.empty(k, np.int64), np.empty(k, np.int64)
     count, turn = 0, 0
     while turn < len(order) and count < k - places:
         count = _take(flat, order[turn], numbers, at, count, table)
@@ -169,7 +190,16 @@ def _draw(
     for place in extra[:extras]:
         numbers[count], at[count] = popular[place], lists.size + place
         count += 1
-    return numbers[:count], at[:count]
+    for place in range(count):
+        sources[place] = marks[min(at[place] // k, len(lists))]
+    return count
+
+
+@compiled_exactly
+def _drawn_scores(at: Int64s, first: int, scores: Float32s, found: NDArray[np.float32]) -> None:
+    for row in range(len(at)):
+        place = at[row] - first
+        found[row] = scores[place] if 0 <= place < len(scores) else np.nan
 
 
 @compiled

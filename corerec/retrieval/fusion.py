@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 from corerec.retrieval.fuse import Fused, fuse, turns
+from corerec.retrieval.fuse_kernel import drawn_scores
 from corerec.retrieval.merge import POPULAR
 from corerec.stages import Candidates, Float32s, Int64s, SearchResult, Source, SourceList
 
@@ -39,7 +40,8 @@ class Fusion:
         Their scores are the lists' totals, or those that `totals` gives; when no kind is
         `weighted`, 1 / place among the draws.
         """
-        rows = np.full((len(self._kinds), k), -1, np.int64)  # (S, k)
+        rows = np.empty((len(self._kinds), k), np.int64)  # (S, k)
+        rows.fill(-1)
         for row, kind in enumerate(self._kinds):
             if (own := lists.get(kind)) is not None:
                 rows[row, : len(own.numbers)] = own.numbers
@@ -53,7 +55,7 @@ class Fusion:
             scores = self._given(lists, k, found)
         else:
             scores = totals(found.numbers, self._known(lists, k, found, weighted))
-        order = np.argsort(-scores, kind="stable")
+        order = (-scores).argsort(kind="stable")
         return Candidates(
             numbers=found.numbers[order], scores=scores[order], sources=found.sources[order]
         )
@@ -73,14 +75,11 @@ class Fusion:
         self, lists: Mapping[str, SourceList], k: int, found: Fused, weighted: Collection[str]
     ) -> dict[str, Float32s]:
         """Return each weighted source's scores of what it drew, NaN of what others drew."""
-        rows = found.at // k
-        every: dict[str, Float32s] = {}
-        for row, kind in enumerate(self._kinds):
-            if kind in weighted and (own := lists.get(kind)) is not None:
-                scores = every[kind] = np.full(len(rows), np.nan, np.float32)
-                drawn = np.flatnonzero(rows == row)
-                scores[drawn] = own.scores[found.at[drawn] - row * k]
-        return every
+        return {
+            kind: drawn_scores(found.at, row * k, own.scores)
+            for row, kind in enumerate(self._kinds)
+            if kind in weighted and (own := lists.get(kind)) is not None
+        }
 
     def found_by(self, numbers: Int64s, lists: Mapping[str, SourceList]) -> dict[int, Float32s]:
         """Return each source's own scores of candidates (n,), NaN where it did not find them."""

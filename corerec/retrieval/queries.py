@@ -12,6 +12,7 @@ import numpy as np
 from corerec.live.content import KIND, ContentSide, EncodedItems
 from corerec.retrieval.cache import QueryCache
 from corerec.retrieval.changes import encode_changes
+from corerec.retrieval.check import is_finite
 from corerec.retrieval.sources import UserEncoder
 from corerec.stages import Float32s, Int64s, UserContext
 from corerec.store.catalogue import ItemChange
@@ -53,7 +54,7 @@ class UserQueries:
             rows = np.ascontiguousarray(encoder.encode([users[row] for row in new]), np.float32)
             micros[encoder.kind] = (time.perf_counter_ns() - start) // 1000
             for row, query in zip(new, rows, strict=True):
-                if np.isfinite(query).all():
+                if is_finite(query):
                     # A copy, or a kept query would keep the whole batch.
                     found[row][encoder.kind] = query.copy() if keys else query
         for row in new if keys else ():
@@ -62,6 +63,8 @@ class UserQueries:
 
     def knows(self, items: Int64s) -> bool:
         """Say whether any item of a history is known, of the training or later."""
+        if len(items) and 0 <= items[-1] < self._item_count:
+            return True
         known = bool(((items >= 0) & (items < self._item_count)).any())
         return known or not self._later.isdisjoint(items.tolist())
 

@@ -87,7 +87,7 @@ class ShardSearch:
                 dots = known.get(own.kind) if known else None
                 if dots is None:
                     dots = own.vectors.dots(entry.queries[own.kind], numbers)
-                elif len(rows := np.flatnonzero(np.isnan(dots))):
+                elif len(rows := np.isnan(dots).nonzero()[0]):
                     dots[rows] = own.vectors.dots(entry.queries[own.kind], numbers[rows])
                 total += own.weighted(dots)
         return total
@@ -99,7 +99,8 @@ class ShardSearch:
         eligible: Sequence[Eligible],
         k: int,
     ) -> Lists:
-        queries = np.stack([entry.queries[source.kind] for entry in entries])
+        queries = np.concatenate([entry.queries[source.kind] for entry in entries])
+        queries = queries.reshape(len(entries), -1)
         excluded = [entry.excluded for entry in entries]
         found = source.search(queries, k, excluded, eligible[0].allowed)
         for query, own, part in zip(queries, eligible, found, strict=True):

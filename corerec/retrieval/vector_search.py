@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from corerec.errors import InvalidArgument
+from corerec.retrieval.check import is_finite
 from corerec.retrieval.merge import best_first
 from corerec.retrieval.owned import Mask
 from corerec.retrieval.sources import IndexedVectors
@@ -42,7 +43,7 @@ class VectorSearch:
                 f"the query of {self.kind} must be float32 of shape ({self.vectors.dim},), "
                 f"got {query.dtype} {query.shape}"
             )
-        if not np.isfinite(query).all():
+        if not is_finite(query):
             raise InvalidArgument(f"the query of {self.kind} must be finite, got NaN or Inf")
 
     def search(
@@ -56,8 +57,7 @@ class VectorSearch:
         numbers, scores = self._index.search(
             queries, k, excluded, allowed=allowed, model_id=self._model_id
         )
-        sizes = np.count_nonzero(numbers >= 0, axis=1).tolist()
-        found = [(numbers[row, :size], scores[row, :size]) for row, size in enumerate(sizes)]
+        found = [_without_padding(*own) for own in zip(numbers, scores, strict=True)]
         if not self._coded:
             return found
         return [self._exact(query, own[0]) for query, own in zip(queries, found, strict=True)]
@@ -103,3 +103,10 @@ class VectorSearch:
         dots = self.vectors.dots(query, numbers)
         order = best_first(numbers, dots)
         return numbers[order], dots[order]
+
+
+def _without_padding(numbers: Int64s, scores: Float32s) -> Found:
+    if not len(numbers) or numbers[-1] >= 0:
+        return numbers, scores
+    size = np.count_nonzero(numbers >= 0)
+    return numbers[:size], scores[:size]

@@ -39,7 +39,7 @@ class ItemVectors:
         Their bits are those that an index gives, and depend on nothing but the two vectors: not on
         the place of a row, as those of a matrix product do. So shards can be merged exactly.
         """
-        rows = numbers // self._shards
+        rows = self._rows(numbers)
         if self._places is None and (not len(rows) or rows.max() < len(self._base)):
             return _dots(self._base, query, rows)
         places = self._place(rows)
@@ -85,6 +85,9 @@ class ItemVectors:
         places[new] = len(self._base) + np.arange(start, len(self._later))
         self._later.values[places - len(self._base)] = vectors
         self._places.values[rows] = places
+
+    def _rows(self, numbers: Int64s) -> Int64s:
+        return numbers if self._shards == 1 else numbers // self._shards
 
     def _place(self, rows: Int64s) -> Int64s:
         if self._places is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +16,26 @@ from corerec.retrieval.stores.spec import Metric
 from corerec.stages import Float32s, Int64s
 
 A = TypeVar("A", bound=NDArray[Any])
+_PAGE = 1 << 21
+"""Bytes of a large page."""
+
+
+def large(shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
+    """Return an array to be filled, of memory of its own in large pages where the kernel has them.
+
+    For what is read at random. NumPy's memory may be small pages of before, and begins anywhere,
+    so that a vector register's load takes two cache lines.
+    """
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    if size < _PAGE:
+        return np.empty(shape, kind)
+    memory = mmap.mmap(-1, size + _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(AttributeError, OSError):  # as on other systems
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    raw = np.frombuffer(memory, np.uint8)
+    start = -raw.ctypes.data % _PAGE
+    array: NDArray[Any] = raw[start : start + size].view(kind).reshape(shape)
+    return array
 
 
 def unit(vectors: Float32s) -> Float32s:
@@ -36,7 +59,7 @@ def prepared(queries: Float32s, metric: Metric) -> Float32s:
     """Return queries as they are multiplied: contiguous, writable, of length 1 for cosine."""
     if metric == "cosine":
         queries = unit(queries)
-    return np.require(queries, np.float32, ["C", "W"])
+    return queries if queries.flags.carray else np.require(queries, np.float32, ["C", "W"])
 
 
 def grown(array: A, size: int, used: int) -> A:

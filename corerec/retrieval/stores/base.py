@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,6 +201,8 @@ def refuse_known(places: Places, numbers: Int64s) -> None:
 def check_numbers(numbers: Int64s) -> Int64s:
     """Return item numbers as contiguous int64. Raises InvalidArgument when they are not that."""
     numbers = np.asarray(numbers)
+    if numbers.ndim == 1 and numbers.dtype == np.int64:
+        return np.ascontiguousarray(numbers)
     if numbers.ndim != 1 or not (np.issubdtype(numbers.dtype, np.integer) or not len(numbers)):
         raise InvalidArgument(
             f"numbers must be int64 of shape (N,), got {numbers.dtype} {numbers.shape}"
@@ -236,7 +239,7 @@ def check_search(
 def check_finite(rows: Float32s, name: str) -> None:
     """Check that rows (n, D) hold neither NaN nor Inf. Raises InvalidArgument naming the first."""
     # One pass without a mask of the whole: a sum is not finite when a part is not.
-    if np.isfinite(rows.sum(dtype=np.float64)):
+    if math.isfinite(rows.sum(dtype=np.float64)):
         return
     bad = ~np.isfinite(rows).all(axis=1)
     if bad.any():

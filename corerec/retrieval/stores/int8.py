@@ -48,7 +48,7 @@ from corerec.retrieval.stores.int8_parts import (
     share,
     without_empty,
 )
-from corerec.retrieval.stores.int8_search import LOW, NONE, TOP, search_lists
+from corerec.retrieval.stores.int8_search import TOP, search_lists, unpack
 from corerec.retrieval.stores.masks import MaskPlan, MaskPlans
 from corerec.retrieval.stores.places import Places
 from corerec.retrieval.stores.spec import Backend, IndexSpec, Metric
@@ -65,7 +65,6 @@ _REBUILD = 4
 _MOVED_AT_ONCE = 4096
 """Blocks that are copied in a few milliseconds when there is no room for more."""
 _CHUNK = 1 << 16
-_SIGN = np.int32(0x7FFFFFFF)
 _ALL = np.empty(0, np.bool_)
 
 
@@ -411,20 +410,10 @@ class Int8Store(Described):
 
     def _unpacked(self, found: Int64s, k: int, by_slot: bool) -> tuple[Int64s, Float32s]:
         """Return numbers and scores (B, k) of ascending keys (B, W)."""
-        width = found.shape[1]
-        keys = found[:, : -k - 1 : -1] if k < width else found[:, ::-1]
-        bits = (keys >> 32).astype(np.int32)
-        scores = (bits ^ ((bits >> 31) & _SIGN)).view(np.float32)
-        lower = keys & LOW
-        numbers = TOP - lower
-        if by_slot:
-            numbers = self._ready.numbers[np.where(keys == NONE, 0, lower)]
-        if (keys[:, -1:] == NONE).any():
-            none = keys == NONE
-            numbers[none], scores[none] = -1, -np.inf
-        if by_slot or k > width:
-            return order(numbers, scores, k)
-        return numbers, scores
+        numbers = np.empty((len(found), k), np.int64)
+        scores = np.empty((len(found), k), np.float32)
+        unpack(found, self._ready.numbers, by_slot, numbers, scores)
+        return order(numbers, scores, k) if by_slot else (numbers, scores)
 
 
 def _stored(path: Path, filed: Filed, kept: Mask, dim: int) -> Float32s:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from corerec.retrieval.stores.arrays import large
 from corerec.retrieval.stores.int8_compiled import compiled
 from corerec.retrieval.stores.int8_kernel import GROUP, LANES
 from corerec.stages import Float32s, Int64s
@@ -89,13 +90,13 @@ def empty_lists(centres: Float32s, blocks: int, *, distance: bool) -> Lists:
         following=np.empty(blocks, np.int64),
         home=np.empty(blocks, np.int64),
         next_free=np.empty(blocks * LANES, np.int64),
-        codes=np.empty((blocks, groups, LANES, GROUP), np.uint8),
-        scales=np.empty((blocks, LANES), np.float32),
-        offsets=np.empty((blocks, LANES), np.float32)
+        codes=large((blocks, groups, LANES, GROUP), np.uint8),
+        scales=large((blocks, LANES), np.float32),
+        offsets=large((blocks, LANES), np.float32)
         if distance
         else np.zeros((1, LANES), np.float32),
-        numbers=np.empty(blocks * LANES, np.int64),
-        vectors=np.empty((blocks * LANES, dim), np.float32),
+        numbers=large((blocks * LANES,), np.int64),
+        vectors=large((blocks * LANES, dim), np.float32),
         used=np.zeros(1, np.int64),
         highest=np.zeros(1, np.int64),
     )
@@ -211,7 +212,7 @@ def _roomier(lists: Lists, blocks: int) -> Lists:
 
 
 def _longer(array, size: int, used: int):
-    fresh = np.empty((size, *array.shape[1:]), array.dtype)
+    fresh = large((size, *array.shape[1:]), array.dtype)
     fresh[:used] = array[:used]
     return fresh
 

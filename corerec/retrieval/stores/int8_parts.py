@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import faiss
@@ -59,9 +59,10 @@ def without_empty(lists: Lists, held: Int64s) -> Lists:
 
 def flat(excluded: Sequence[Int64s] | None) -> tuple[Int64s, Int64s]:
     """Return all excluded numbers in one row, and where each query's begin, (B + 1,)."""
-    if excluded is None or not any(len(own) for own in excluded):
+    if excluded is None or not any(map(len, excluded)):
         return NO_ITEMS, np.zeros(1 if excluded is None else len(excluded) + 1, np.int64)
-    starts = np.concatenate([[0], np.cumsum([len(own) for own in excluded])]).astype(np.int64)
+    lengths = accumulate(map(len, excluded), initial=0)
+    starts = np.fromiter(lengths, np.int64, len(excluded) + 1)
     return np.concatenate([check_numbers(own) for own in excluded]), starts
 
 
@@ -72,7 +73,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 def share(work: Any, count: int) -> None:
     """Call work(start, end) for parts of range(count), on as many threads as FAISS may use."""
-    threads = min(faiss.omp_get_max_threads(), count // _SHARE)
+    threads = count // _SHARE
+    if threads > 1:
+        threads = min(faiss.omp_get_max_threads(), threads)
     if threads <= 1:
         work(0, count)
         return

@@ -220,6 +220,24 @@ def _refine(query, lists, keys, kept, distance, by_slot, found):
 
 
 @compiled
+def unpack(found, slots, by_slot, numbers, scores):
+    """Write the items of ascending keys (B, W), best first, -1 and -inf where there are fewer.
+
+    Shapes: slots (S,) item numbers by slot; numbers, scores (B, k).
+    """
+    width = found.shape[1]
+    for row in range(len(found)):
+        bits = scores[row].view(np.int32)
+        for place in range(numbers.shape[1]):
+            key = found[row, width - 1 - place] if place < width else NONE
+            if key == NONE:
+                numbers[row, place], scores[row, place] = -1, -np.inf
+                continue
+            numbers[row, place] = slots[key & LOW] if by_slot else TOP - (key & LOW)
+            bits[place] = bits_of(key)
+
+
+@compiled
 def keep_best(keys, count, wanted, high, low):
     """Move the `wanted` greatest of the distinct keys[:count] to the front, in no order."""
     first, end, need = 0, count, wanted

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from corerec.errors import ConfigError
 from corerec.retrieval.fuse import Fused, fuse, plain_fuse, turns
-from corerec.retrieval.fuse_kernel import among, first_outside
+from corerec.retrieval.fuse_kernel import among, drawn_scores, first_outside
 from corerec.retrieval.options import RetrievalOptions, shares_of
 from corerec.retrieval.owned import Eligible, OwnItems
 from corerec.stages import Source
@@ -100,6 +100,19 @@ def test_the_compiled_loop_draws_what_the_definition_draws(world: dict) -> None:
     for fast, slow in zip(own, plain, strict=True):
         assert fast.tolist() == slow.tolist()
         assert fast.dtype == slow.dtype
+
+
+@settings(max_examples=100, deadline=None)
+@given(_worlds(), st.integers(0, 2**32 - 1))
+def test_each_draw_has_the_score_of_its_place(world: dict, seed: int) -> None:
+    found, k = _fuse(**world), world["k"]
+    rng = np.random.default_rng(seed)
+    for row, own in enumerate(world["lists"]):
+        scores = rng.normal(size=len(own)).astype(np.float32)
+        given_ = drawn_scores(found.at, row * k, scores)
+        mine = found.at // k == row
+        assert np.isnan(given_[~mine]).all()
+        assert given_[mine].tolist() == scores[found.at[mine] - row * k].tolist()
 
 
 @settings(max_examples=100, deadline=None)

@@ -7,9 +7,10 @@ import pytest
 from numba import njit
 
 from corerec.retrieval.stores import IndexSpec, create_index
+from corerec.retrieval.stores.arrays import large
 from corerec.retrieval.stores.int8_kernel import block_scorer, has_vnni
 from corerec.retrieval.stores.int8_lists import encode
-from corerec.retrieval.stores.int8_search import bits_of, keep_best, key_of
+from corerec.retrieval.stores.int8_search import NONE, TOP, bits_of, keep_best, key_of, unpack
 
 
 @pytest.mark.parametrize("vnni", [True, False])
@@ -54,6 +55,41 @@ def test_scores_of_blocks_are_products_of_codes(vnni: bool, wide: bool, groups: 
     assert [bool(mask >> i & 1) for i in range(64)] == [
         bool(value > 2.0) for value in out[: blocks * 16]
     ] + [False] * (64 - blocks * 16)
+
+
+@pytest.mark.parametrize("by_slot", [True, False])
+@pytest.mark.parametrize("k", [1, 5, 9, 20])
+def test_keys_give_back_items_and_scores_best_first(by_slot: bool, k: int) -> None:
+    rng = np.random.default_rng(k)
+    scores = np.round(rng.normal(size=(3, 9)), 1).astype(np.float32) + np.float32(0)
+    items = rng.permutation(50)
+    slots = rng.permuted(np.tile(np.arange(50), (3, 1)), axis=1)[:, :9]
+    keys = np.full((3, 9), NONE)
+    for row, count in enumerate((9, 4, 0)):
+        for i in range(count):
+            low = slots[row, i] if by_slot else TOP - items[slots[row, i]]
+            keys[row, i] = key_of(scores[row].view(np.int32)[i], low)
+    keys.sort(axis=1)
+    numbers, found = np.empty((3, k), np.int64), np.empty((3, k), np.float32)
+    unpack(keys, items, by_slot, numbers, found)
+    for row, count in enumerate((9, 4, 0)):
+        own = -scores[row, :count], -slots[row] if by_slot else items[slots[row]]
+        best = np.lexsort((own[1][:count], own[0]))[:k]
+        size = len(best)
+        assert numbers[row].tolist() == items[slots[row, best]].tolist() + [-1] * (k - size)
+        assert found[row].tolist() == scores[row, best].tolist() + [-np.inf] * (k - size)
+
+
+@pytest.mark.parametrize("rows", [1, 1 << 15])
+def test_a_large_array_is_like_any_and_begins_at_a_cache_line(rows: int) -> None:
+    array = large((rows, 64), np.float32)
+    assert (array.shape, array.dtype) == ((rows, 64), np.float32)
+    assert array.flags.c_contiguous
+    assert array.flags.writeable
+    if rows > 1:
+        assert array.ctypes.data % 64 == 0
+    array[...] = 3
+    assert array.sum() == 3 * rows * 64
 
 
 def test_keys_order_as_their_floats_and_give_them_back() -> None:

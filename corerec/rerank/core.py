@@ -18,7 +18,7 @@ from corerec.live.catalogue import LiveCatalogue
 from corerec.live.snapshot import read_snapshot
 from corerec.release import Catalogue, Release
 from corerec.rerank.check import check_entry
-from corerec.rerank.choosing import BY_SCORE, DPP, MMR, Choice, choose
+from corerec.rerank.choosing import BY_SCORE, DPP, MMR, Choice, Floats, choose
 from corerec.rerank.compiled import DAY_MICROS, CompiledRules, compile_rules
 from corerec.rerank.record import Outcome, Recorder
 from corerec.rerank.rules import RerankRules, load_rules
@@ -150,7 +150,6 @@ class RerankCore:
         results: list[RerankResult | CoreRecError] = []
         for entry in entries:
             try:
-                self.check(entry)
                 results.append(self._rerank(entry))
             except CoreRecError as error:
                 results.append(error)
@@ -177,11 +176,10 @@ class RerankCore:
 
     def _rerank(self, entry: RerankEntry) -> RerankResult:
         begin = time.perf_counter_ns()
-        # Copied: what came over a wire is read-only, which is another type to compiled code.
-        numbers = np.array(entry.candidates.numbers, np.int64)
-        self._reach(int(numbers.max(initial=-1)) + 1)
+        numbers, ranked, largest = check_entry(entry, len(self._catalogue) + AHEAD)
+        self._reach(largest + 1)
         pins, now = self._live_pins(), entry.now or self._data_end
-        scored = self._score(entry, numbers, pins, now)
+        scored = self._score(numbers, ranked, pins, now)
         ruled = time.perf_counter_ns()
         pinned = tuple(pin for pin in pins if pin[0] <= entry.k)
         choice = self._choose(scored, numbers[scored.order], pinned, entry.k - len(pinned))
@@ -211,7 +209,7 @@ class RerankCore:
         return tuple(pin for pin in self._compiled.pins if not (blocked[pin[1]] or deleted[pin[1]]))
 
     def _score(
-        self, entry: RerankEntry, numbers: Int64s, pins: Sequence[tuple[int, int]], now: int
+        self, numbers: Int64s, ranked: Floats, pins: Sequence[tuple[int, int]], now: int
     ) -> Scored:
         """Apply block list, pins, freshness and boosts, in this order."""
         compiled, catalogue = self._compiled, self._catalogue
@@ -219,7 +217,7 @@ class RerankCore:
         return Scored(
             *score(
                 numbers,
-                entry.candidates.scores.astype(np.float64),
+                ranked,
                 _numbers_of(pins),
                 compiled.blocked,
                 catalogue.deleted,

@@ -17,12 +17,12 @@ from corerec.live.arrays import Growing
 from corerec.live.catalogue import LiveCatalogue
 from corerec.live.snapshot import read_snapshot
 from corerec.release import Catalogue, Release
+from corerec.rerank.applying import Applied, apply
 from corerec.rerank.check import check_entry
-from corerec.rerank.choosing import BY_SCORE, DPP, MMR, Choice, Floats, choose
+from corerec.rerank.choosing import BY_SCORE, DPP, MMR, Floats
 from corerec.rerank.compiled import DAY_MICROS, CompiledRules, compile_rules
 from corerec.rerank.record import Outcome, Recorder
 from corerec.rerank.rules import RerankRules, load_rules
-from corerec.rerank.scoring import Scored, score
 from corerec.rerank.vectors import VECTORS, Encode, encoder_of, read_vectors
 from corerec.stages import (
     Candidates,
@@ -179,17 +179,14 @@ class RerankCore:
         numbers, ranked, largest = check_entry(entry, len(self._catalogue) + AHEAD)
         self._reach(largest + 1)
         pins, now = self._live_pins(), entry.now or self._data_end
-        scored = self._score(numbers, ranked, pins, now)
-        ruled = time.perf_counter_ns()
         pinned = tuple(pin for pin in pins if pin[0] <= entry.k)
-        choice = self._choose(scored, numbers[scored.order], pinned, entry.k - len(pinned))
-        filled = time.perf_counter_ns()
+        applied = self._apply(numbers, ranked, pins, len(pinned), entry.k - len(pinned), now)
+        ruled = time.perf_counter_ns()
         outcome = Outcome(
             candidates=entry.candidates,
             now=now,
             k=entry.k,
-            scored=scored,
-            choice=choice,
+            applied=applied,
             pins=pins,
             pinned=pinned,
         )
@@ -198,8 +195,7 @@ class RerankCore:
             removed=self._recorder.removed(outcome) if entry.explain else (),
             timings={
                 "rules": (ruled - begin) // 1000,
-                "diversity": (filled - ruled) // 1000,
-                "record": (time.perf_counter_ns() - filled) // 1000,
+                "record": (time.perf_counter_ns() - ruled) // 1000,
             },
         )
 
@@ -208,55 +204,40 @@ class RerankCore:
         blocked, deleted = self._compiled.blocked, self._catalogue.deleted
         return tuple(pin for pin in self._compiled.pins if not (blocked[pin[1]] or deleted[pin[1]]))
 
-    def _score(
-        self, numbers: Int64s, ranked: Floats, pins: Sequence[tuple[int, int]], now: int
-    ) -> Scored:
-        """Apply block list, pins, freshness and boosts, in this order."""
-        compiled, catalogue = self._compiled, self._catalogue
-        freshness = compiled.rules.freshness
-        return Scored(
-            *score(
+    def _apply(
+        self,
+        numbers: Int64s,
+        ranked: Floats,
+        pins: Sequence[tuple[int, int]],
+        pinned: int,
+        places: int,
+        now: int,
+    ) -> Applied:
+        """Apply all rules, in their order, and fill `places` beside the first `pinned` pins."""
+        compiled, catalogue, rules = self._compiled, self._catalogue, self._compiled.rules
+        return Applied(
+            *apply(
                 numbers,
                 ranked,
-                _numbers_of(pins),
+                np.array([number for _, number in pins], np.int64),
+                pinned,
+                places,
+                now,
                 compiled.blocked,
                 catalogue.deleted,
                 catalogue.born_micros,
-                now,
-                float(freshness.weight),
-                float(freshness.half_life_days * DAY_MICROS),
                 catalogue.category_codes,
-                compiled.category_factors,
                 catalogue.creator_codes,
+                compiled.category_factors,
                 compiled.creator_factors,
-            )
-        )
-
-    def _choose(
-        self, scored: Scored, numbers: Int64s, pinned: Sequence[tuple[int, int]], k: int
-    ) -> Choice:
-        """Fill k places with the candidates that are neither blocked nor pinned."""
-        rules = self._compiled.rules
-        diversity, caps = rules.diversity, rules.caps
-        return Choice(
-            *choose(
-                scored.scores[scored.order],
-                numbers,
-                _numbers_of(pinned),
                 self._no_table if self._vectors is None else self._vectors.values,
-                self._catalogue.category_codes,
-                self._catalogue.creator_codes,
-                (caps.per_category, caps.per_creator),
-                _METHODS[diversity.method] if diversity.on else BY_SCORE,
-                float(diversity.weight),
-                k,
-                caps.relax_caps,
+                (float(rules.freshness.weight), float(rules.freshness.half_life_days * DAY_MICROS)),
+                (rules.caps.per_category, rules.caps.per_creator),
+                _METHODS[rules.diversity.method] if rules.diversity.on else BY_SCORE,
+                float(rules.diversity.weight),
+                rules.caps.relax_caps,
             )
         )
 
 
 _METHODS = {"mmr": MMR, "dpp": DPP}
-
-
-def _numbers_of(pins: Sequence[tuple[int, int]]) -> Int64s:
-    return np.array([number for _, number in pins], np.int64)

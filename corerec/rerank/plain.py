@@ -1,4 +1,4 @@
-"""The plain twins of `scoring` and `choosing`: what these compute, in NumPy and in short.
+"""The plain twins of `scoring`, `choosing` and `applying`: what they compute, in NumPy, in short.
 
 Nothing serves with them; the tests hold the compiled ones against them.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from corerec.rerank.applying import Applied
 from corerec.rerank.choosing import BY_SCORE, DPP, FLOOR, MMR, NOTHING, Choice, Floats, Ints
 from corerec.rerank.compiled import DAY_MICROS, freshness_of, scale
 from corerec.rerank.scoring import Scored
@@ -42,6 +43,66 @@ def score(
     free = np.flatnonzero(~(gone | np.isin(numbers, pins)))
     order = free[np.argsort(-scores[free], kind="stable")]
     return Scored(scores, np.stack(factors, axis=1), gone, order)
+
+
+def apply(
+    numbers: Ints,
+    ranked: Floats,
+    pins: Ints,
+    pinned: int,
+    places: int,
+    now: int,
+    blocked: NDArray[np.bool_],
+    deleted: NDArray[np.bool_],
+    born: Ints,
+    categories: NDArray[np.int32],
+    creators: NDArray[np.int32],
+    category_factors: Floats,
+    creator_factors: Floats,
+    table: NDArray[np.float32],
+    freshness: tuple[float, float],
+    caps: tuple[int, int],
+    method: int,
+    weight: float,
+    relax: bool,
+) -> Applied:
+    """Return what `applying.apply` returns, for the same arguments."""
+    boosts = categories, category_factors, creators, creator_factors
+    scored = score(numbers, ranked, pins, blocked, deleted, born, now, *freshness, *boosts)
+    free = numbers[scored.order]
+    picked = choose(
+        scored.scores[scored.order],
+        free,
+        pins[:pinned],
+        table,
+        categories,
+        creators,
+        caps,
+        method,
+        weight,
+        places,
+        relax,
+    )
+    rows, over = picked.chosen, np.flatnonzero(picked.passed >= 0)
+    by_caps = [
+        int(((over < row) & (picked.passed[over] <= place)).sum()) for place, row in enumerate(rows)
+    ]
+    age = np.maximum(now - born[free[rows]], 0)
+    by_diversity = rows - np.arange(len(rows)) - np.array(by_caps, int)
+    # Behind the chosen ones nothing, which is -1, and then pin i, which is -2 - i.
+    above = np.concatenate([free[rows], [NOTHING], pins[:pinned]])
+    near = above[np.where(picked.near >= 0, picked.near, len(rows) - 1 - picked.near)]
+    index = scored.order[rows]
+    return Applied(
+        np.vstack([scored.scores, scored.factors.T]),
+        scored.blocked,
+        scored.order,
+        rows,
+        picked.passed,
+        picked.relaxed_from,
+        np.array([index, free[rows], near, by_diversity, by_caps, age]),
+        np.vstack([scored.scores[index], ranked[index], picked.likeness, scored.factors[index].T]),
+    )
 
 
 def choose(

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from corerec.live.catalogue import LiveCatalogue
-from corerec.rerank.choosing import NOTHING, Choice
+from corerec.rerank.applying import Applied
+from corerec.rerank.choosing import NOTHING
 from corerec.rerank.compiled import DAY_MICROS, CompiledRules
-from corerec.rerank.scoring import STEPS, Scored
-from corerec.stages import Candidates, Int64s, Move, RankedItem, RemovedItem, Source
+from corerec.rerank.scoring import STEPS
+from corerec.stages import Candidates, Move, RankedItem, RemovedItem, Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,10 +27,8 @@ class Outcome:
     """Moment of the request, microseconds since 1970; 0 is unknown."""
     k: int
     """Items asked for."""
-    scored: Scored
-    """Scores and blocks."""
-    choice: Choice
-    """What was chosen; its rows index `scored.order`."""
+    applied: Applied
+    """What the rules did."""
     pins: tuple[tuple[int, int], ...]
     """(position asked for, item number) of the pins that are neither blocked nor deleted."""
     pinned: tuple[tuple[int, int], ...]
@@ -47,11 +46,7 @@ class Recorder:
 
     def items(self, outcome: Outcome) -> list[RankedItem]:
         """Return the final list: pins at their positions, the chosen ones around them."""
-        indices = outcome.scored.order[outcome.choice.chosen]
-        numbers = outcome.candidates.numbers[indices].tolist()
-        moves = self._score_moves(outcome, indices, numbers)
-        self._add_list_moves(outcome, numbers, moves)
-        ranked = self._ranked(outcome, indices, numbers, moves)
+        ranked = self._ranked(outcome)
         if not outcome.pinned:
             return ranked
         free = iter(ranked)
@@ -66,8 +61,8 @@ class Recorder:
 
     def removed(self, outcome: Outcome) -> list[RemovedItem]:
         """Return every candidate and pin that is not in the list, each once, with the reason."""
-        scored, choice, numbers = outcome.scored, outcome.choice, outcome.candidates.numbers
-        gone = [self._blocked(number) for number in numbers[scored.blocked].tolist()]
+        applied, numbers = outcome.applied, outcome.candidates.numbers
+        gone = [self._blocked(number) for number in numbers[applied.blocked].tolist()]
         seen = set(numbers.tolist())
         gone += [
             self._blocked(number)
@@ -84,9 +79,9 @@ class Recorder:
             for position, number in outcome.pins
             if position > outcome.k
         ]
-        chosen = set(choice.chosen.tolist())
-        last = int(choice.chosen[: choice.relaxed_from].max(initial=-1))
-        for row in range(len(scored.order)):
+        chosen = set(applied.chosen.tolist())
+        last = int(applied.chosen[: applied.relaxed_from].max(initial=-1))
+        for row in range(len(applied.order)):
             if row not in chosen:
                 gone.append(self._left_out(outcome, row, last))
         return gone
@@ -97,118 +92,104 @@ class Recorder:
         if len(found):
             index = int(found[0])
             note = f"pinned to position {position}; ranking had it at {index + 1}"
-            pin = Move(rule="pin", score_change=0.0, note=note)
-            moves = [pin, *self._score_moves(outcome, found, [number])[0]]
-            return self._ranked(outcome, found, [number], [moves])[0]
+            score, *factors = outcome.applied.weighed[:, index].tolist()
+            ranked = float(outcome.candidates.scores[index])
+            age = max(outcome.now - int(self._catalogue.born_micros[number]), 0)
+            moves = [Move("pin", 0.0, note), *self._score_moves(number, ranked, factors, age)]
+            source = int(outcome.candidates.sources[index])
+            return self._item(number, score, ranked, source, index + 1, moves)
         note = f"pinned to position {position}; it was not in the ranked list"
+        moves = [Move("pin", 0.0, note)]
+        return self._item(number, 0.0, 0.0, int(Source.PINNED), 0, moves)
+
+    def _ranked(self, outcome: Outcome) -> list[RankedItem]:
+        """Return the chosen items; columns are read at once, which is faster than by value."""
+        applied, sources = outcome.applied, outcome.candidates.sources.tobytes()
+        ranked = []
+        for place, (
+            index,
+            number,
+            near,
+            by_diversity,
+            by_caps,
+            age,
+            score,
+            rank_score,
+            like,
+            *factors,
+        ) in enumerate(zip(*applied.items.tolist(), *applied.values.tolist(), strict=True)):
+            moves = self._score_moves(number, rank_score, factors, age)
+            if place >= applied.relaxed_from:
+                over = self._full(number)
+                note = f"{over}; back because the list was short (relax_caps)"
+                moves.append(Move("cap", 0.0, note))
+            elif by_diversity or by_caps:
+                self._add_list_moves(moves, near, like, by_diversity, by_caps)
+            ranked.append(self._item(number, score, rank_score, sources[index], index + 1, moves))
+        return ranked
+
+    def _item(
+        self,
+        number: int,
+        score: float,
+        rank_score: float,
+        source: int,
+        position: int,
+        moves: list[Move],
+    ) -> RankedItem:
+        items = self._catalogue
+        # By place: by name takes twice as long.
         return RankedItem(
-            number=number,
-            item_id=self._catalogue.ids[number],
-            title=self._catalogue.titles[number],
-            category=self._catalogue.categories[number],
-            creator=self._catalogue.creators[number],
-            score=0.0,
-            rank_score=0.0,
-            source=int(Source.PINNED),
-            rank_position=0,
-            moves=(Move(rule="pin", score_change=0.0, note=note),),
+            number,
+            items.ids[number],
+            items.titles[number],
+            items.categories[number],
+            items.creators[number],
+            score,
+            rank_score,
+            source,
+            position,
+            tuple(moves),
         )
 
-    def _ranked(
-        self, outcome: Outcome, indices: Int64s, numbers: list[int], moves: list[list[Move]]
-    ) -> list[RankedItem]:
-        """Return candidates as items; columns are read at once, which is faster than by value."""
-        candidates, items = outcome.candidates, self._catalogue
-        ids, titles = items.ids, items.titles
-        categories, creators = items.categories, items.creators
-        return [
-            # By place: by name takes twice as long.
-            RankedItem(
-                number,
-                ids[number],
-                titles[number],
-                categories[number],
-                creators[number],
-                score,
-                rank_score,
-                source,
-                index + 1,
-                tuple(what),
-            )
-            for index, what, number, score, rank_score, source in zip(
-                indices.tolist(),
-                moves,
-                numbers,
-                outcome.scored.scores[indices].tolist(),
-                candidates.scores[indices].tolist(),
-                candidates.sources[indices].tolist(),
-                strict=True,
-            )
-        ]
-
-    def _score_moves(
-        self, outcome: Outcome, indices: Int64s, numbers: list[int]
-    ) -> list[list[Move]]:
-        """Return what freshness and boosts did to each of the candidates."""
-        moves: list[list[Move]] = [[] for _ in numbers]
-        if not self._steps:
-            return moves
-        scores = outcome.candidates.scores[indices].tolist()
-        factors = outcome.scored.factors[indices].T.tolist()
+    def _score_moves(self, number: int, score: float, factors: list[float], age: int) -> list[Move]:
+        """Return what freshness and boosts did to an item's score by ranking."""
+        moves: list[Move] = []
         for step in self._steps:
-            rule = STEPS[step][0]
-            causes = self._causes(step, outcome.now, numbers)
-            for place, (factor, cause) in enumerate(zip(factors[step], causes, strict=True)):
-                score = scores[place]
-                if factor != 1.0 and score != 0.0:
-                    moved = scores[place] = score * factor if score > 0 else score / factor
-                    moves[place].append(Move(rule, moved - score, f"{cause}: x {factor:.4g}"))
+            factor = factors[step]
+            if factor != 1.0 and score != 0.0:
+                moved = score * factor if score > 0 else score / factor
+                rule, kind = STEPS[step]
+                # In words, what of the item the step looks at.
+                cause = (
+                    f"{kind} {self._names(kind)[number]!r}"
+                    if kind
+                    else f"{age / DAY_MICROS:.1f} days old"
+                )
+                moves.append(Move(rule, moved - score, f"{cause}: x {factor:.4g}"))
+                score = moved
         return moves
 
-    def _causes(self, step: int, now: int, numbers: list[int]) -> list[str]:
-        """Return, in words, what of each item a step of STEPS looks at."""
-        rule, kind = STEPS[step]
-        if rule == "freshness":
-            born = self._catalogue.born_micros[numbers].tolist()
-            return [f"{max(now - own, 0) / DAY_MICROS:.1f} days old" for own in born]
-        names = self._names(kind)
-        return [f"{kind} {names[number]!r}" for number in numbers]
-
     def _add_list_moves(
-        self, outcome: Outcome, numbers: list[int], moves: list[list[Move]]
+        self, moves: list[Move], near: int, likeness: float, by_diversity: int, by_caps: int
     ) -> None:
-        """Say how caps and diversity moved each chosen item against the order by score.
+        """Say how caps and diversity moved a chosen item against the order by score.
 
         Places count the items that are not pinned. An item is up by one for each better one that
         its cap kept out until then; what remains of its move is diversity's.
         """
-        choice = outcome.choice
-        near, likeness = choice.near.tolist(), choice.likeness.tolist()
-        over = (choice.passed >= 0).nonzero()[0]
-        passed = list(zip(over.tolist(), choice.passed[over].tolist(), strict=True))
-        for place, row in enumerate(choice.chosen.tolist()):
-            if place >= choice.relaxed_from:
-                note = f"{self._full(outcome, row)}; back because the list was short (relax_caps)"
-                moves[place].append(Move("cap", 0.0, note))
-                continue
-            by_caps = 0
-            for other, at in passed:
-                by_caps += other < row and at <= place
-            if by_diversity := row - place - by_caps:
-                cause = "nothing is above it"
-                if (at := near[place]) != NOTHING:
-                    # What above it, pins included, is most like it.
-                    most = numbers[at] if at >= 0 else outcome.pinned[-2 - at][1]
-                    cause = f"likeness to {self._label(most)!r} {likeness[place]:.2f}"
-                note = f"{_direction(by_diversity)}: {cause}"
-                moves[place].append(Move("diversity", 0.0, note))
-            if by_caps:
-                note = f"{_direction(by_caps)}: better ones were over their cap"
-                moves[place].append(Move("cap", 0.0, note))
+        if by_diversity:
+            cause = "nothing is above it"
+            if near != NOTHING:  # what above it, pins included, is most like it
+                cause = f"likeness to {self._label(near)!r} {likeness:.2f}"
+            moves.append(Move("diversity", 0.0, f"{_direction(by_diversity)}: {cause}"))
+        if by_caps:
+            note = f"{_direction(by_caps)}: better ones were over their cap"
+            moves.append(Move("cap", 0.0, note))
 
     def _number(self, outcome: Outcome, row: int) -> int:
         """Return the item number of a row of the order."""
-        return int(outcome.candidates.numbers[outcome.scored.order[row]])
+        return int(outcome.candidates.numbers[outcome.applied.order[row]])
 
     def _left_out(self, outcome: Outcome, row: int, last: int) -> RemovedItem:
         """Name what kept a candidate out: a full cap, a less good but less alike one, or its place.
@@ -216,16 +197,15 @@ class Recorder:
         `last` is the row of the lowest score that was chosen within the caps.
         """
         number = self._number(outcome, row)
-        if outcome.choice.passed[row] >= 0:
-            return RemovedItem(number=number, rule="cap", note=self._full(outcome, row))
+        if outcome.applied.passed[row] >= 0:
+            return RemovedItem(number=number, rule="cap", note=self._full(number))
         if row < last:
             note = f"place {row + 1} by score, but too like what is in the list"
             return RemovedItem(number=number, rule="diversity", note=note)
         note = f"place {row + 1} by score, {outcome.k} were asked for"
         return RemovedItem(number=number, rule="cut", note=note)
 
-    def _full(self, outcome: Outcome, row: int) -> str:
-        number = self._number(outcome, row)
+    def _full(self, number: int) -> str:
         caps = self._compiled.rules.caps
         parts = [
             f"{kind} {name!r} may have {cap}"

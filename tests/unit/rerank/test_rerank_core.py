@@ -75,7 +75,7 @@ def test_without_rules_the_ranked_list_is_cut(make, catalogue: Catalogue) -> Non
     assert (first.score, first.rank_score) == pytest.approx((0.9, 0.9))
     assert (first.source, first.rank_position, first.moves) == (Source.TWO_TOWER, 1, ())
     assert [(r.number, r.rule) for r in result.removed] == [(1, "cut")]
-    assert set(result.timings) == {"rules", "diversity", "record"}
+    assert set(result.timings) == {"rules", "record"}
 
 
 def test_batches_of_none_one_and_candidates_of_none_one(make) -> None:

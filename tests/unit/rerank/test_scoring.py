@@ -19,7 +19,8 @@ from corerec.rerank import (
     plain,
 )
 from corerec.rerank import core as core_module
-from corerec.rerank.choosing import choose
+from corerec.rerank.applying import apply
+from corerec.rerank.check import largest_number
 from corerec.rerank.compiled import DAY_MICROS
 from corerec.rerank.scoring import Scored, score
 from corerec.stages import Candidates, RerankEntry, RerankResult, Source
@@ -139,8 +140,7 @@ def test_the_core_reranks_as_it_does_with_the_plain_twins(
 ) -> None:
     core, entries = make(catalogue, vectors, method), make_entries(60)
     fast = core.run(entries)
-    monkeypatch.setattr(core_module, "score", plain.score)
-    monkeypatch.setattr(core_module, "choose", plain.choose)
+    monkeypatch.setattr(core_module, "apply", plain.apply)
     for quick, slow in zip(fast, core.run(entries), strict=True):
         assert told(quick) == told(slow)
     monkeypatch.undo()
@@ -163,4 +163,4 @@ def test_warming_compiles_all_that_requests_run(catalogue: Catalogue, vectors: n
         core.warm()
         core.run(make_entries(20))
     # One type each: nothing is compiled when a request comes.
-    assert len(score.signatures) == len(choose.signatures) == 1  # type: ignore[attr-defined]
+    assert len(apply.signatures) == len(largest_number.signatures) == 1  # type: ignore[attr-defined]

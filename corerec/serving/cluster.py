@@ -173,10 +173,10 @@ def _cpus(file: DeploymentFile, gateway: GatewayConfig, shards: int) -> float:
 
 
 def _start_ray(cpus: float) -> None:
-    from corerec.serving.ray_environment import ENVIRONMENT
+    from corerec.serving.ray_environment import local_environment
 
     # Ray's own processes inherit the environment of the one that starts them.
-    with _environment(ENVIRONMENT):
+    with _environment(local_environment(os.environ)):
         import ray
         from ray import serve
 

@@ -13,3 +13,24 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "RAY_USAGE_STATS_ENABLED": "0",
     }
 )
+
+QUIET: Mapping[str, str] = MappingProxyType(
+    {
+        # Serve looks over its replicas four times a second, not ten: each look asks the control
+        # store three times. Callers see a lost replica by its connection, not by this.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
+        # Nobody reads Ray's own metrics here: the services export theirs.
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "10000",
+        "RAY_enable_metrics_collection": "0",
+        "RAY_task_events_report_interval_ms": "0",
+        # Workers' logs stay files, so new ones need not be looked for ten times a second.
+        "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+        "LOG_NAME_UPDATE_INTERVAL_S": "10",
+    }
+)
+"""What halves the time that Ray's own processes take beside the services on one machine."""
+
+
+def local_environment(given: Mapping[str, str]) -> dict[str, str]:
+    """Return what to set for a cluster of one machine: of QUIET only what `given` leaves open."""
+    return {name: text for name, text in QUIET.items() if name not in given} | dict(ENVIRONMENT)

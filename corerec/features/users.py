@@ -46,6 +46,10 @@ class UserIndex:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def row(self, user_id: str) -> int:
+        """Return a user's embedding row; 0 for an unknown id and for the empty id."""
+        return self._rows.get(user_id, 0)
+
     def rows(self, user_ids: Sequence[str]) -> NDArray[np.int64]:
         """Return (B,) embedding rows; 0 for every unknown id and for the empty id."""
         get = self._rows.get

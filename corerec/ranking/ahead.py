@@ -17,12 +17,16 @@ _LINE = 64
 
 
 @compiled
+def ask_row(begin: int, width: int) -> None:
+    """Ask for so many bytes from an address on."""
+    at, end = begin // _LINE * _LINE, begin + width
+    while at < end:
+        fetch(at)
+        at += _LINE
+
+
+@compiled
 def ask(start: int, width: int, rows: Any, most: int) -> None:
     """Ask for rows (n,) of a table at an address, each `width` bytes; none is above `most`."""
     for i in range(len(rows)):
-        begin = start + min(rows[i], most) * width
-        end = begin + width
-        at = begin // _LINE * _LINE
-        while at < end:
-            fetch(at)
-            at += _LINE
+        ask_row(start + min(rows[i], most) * width, width)

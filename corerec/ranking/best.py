@@ -1,7 +1,7 @@
 """The best candidates of a request, equal scores in the order in which retrieval had them.
 
 Compiled, for a CPU. A score and its place become one integer, so that any sort keeps the order of
-equal scores and NumPy's fastest can be used.
+equal scores.
 """
 
 # B requests, n candidates, k kept
@@ -18,8 +18,6 @@ from corerec.engines.compiled import compiled_exactly
 
 _LAST = np.int64(np.iinfo(np.int64).max)
 _PLACE = np.int64(0xFFFFFFFF)
-_PARTITION = 4
-"""A list this many times as long as what is wanted of it is cut before it is sorted."""
 
 
 def best(
@@ -34,42 +32,70 @@ def best(
     (B, n), of which each request has its own count (B,); results (B, min(k, n)).
     """
     cases, count = scores.shape
-    kept = min(k, count)
-    keys: NDArray[np.int64] = np.empty((cases, count), np.int64)
-    _rank_keys(scores, counts, keys)
-    if k * _PARTITION <= count:
-        keys.partition(k - 1, axis=1)
-        keys = keys[:, :k].copy()
-    keys.sort(axis=1)
-    places = np.empty((cases, kept), np.int64)
-    values = np.empty((cases, kept), np.float32)
-    scale, bias = calibration or (0.0, 0.0)
-    _read_keys(keys, scores, scale, bias, places, values)
+    places = np.empty((cases, min(k, count)), np.int64)
+    values = np.empty(places.shape, np.float32)
+    told, (scale, bias) = calibration is not None, calibration or (1.0, 0.0)
+    _best(scores, counts, told, scale, bias, np.empty(count, np.int64), places, values)
     return places, values
 
 
 @compiled_exactly
-def _rank_keys(scores: Any, counts: Any, keys: Any) -> None:
-    """Write keys (B, n) that ascend where scores descend."""
+def _best(
+    scores: Any, counts: Any, told: bool, scale: float, bias: float, keys: Any, places: Any,
+    values: Any,
+) -> None:  # fmt: skip
+    """Write places and scores of the best, or where `told` the probabilities of these logits.
+
+    Shapes: keys (n,) scratch; places, values (B, k).
+    """
+    kept = places.shape[1]
     for b in range(len(scores)):
-        own = (scores[b] + np.float32(0)).view(np.int32)  # -0 becomes 0, which it equals
-        for i in range(counts[b]):
-            if np.isfinite(scores[b, i]):
-                bits = np.int64(own[i])
-                # As integers, floats below zero ascend the wrong way around.
-                rising = bits if bits >= 0 else bits ^ np.int64(0x7FFFFFFF)
-                keys[b, i] = ((-1 - rising) << 32) | i
-            else:
-                keys[b, i] = _LAST
-        keys[b, counts[b] :] = _LAST
+        _rank_keys(scores[b], counts[b], keys)
+        if kept < len(keys):
+            _select(keys, kept)
+        best = keys[:kept]
+        best.sort()
+        for i in range(kept):
+            there = best[i] != _LAST
+            places[b, i] = best[i] & _PLACE if there else -1
+            score = scores[b, places[b, i]] if there else np.float32(-np.inf)
+            values[b, i] = 1 / (1 + math.exp(-(scale * score + bias))) if told else score
 
 
 @compiled_exactly
-def _read_keys(keys: Any, scores: Any, scale: float, bias: float, places: Any, values: Any) -> None:
-    """Write places and scores of keys, or by a scale other than 0 their probabilities."""
-    for b in range(len(places)):
-        for i in range(places.shape[1]):
-            there = keys[b, i] != _LAST
-            places[b, i] = keys[b, i] & _PLACE if there else -1
-            score = scores[b, places[b, i]] if there else np.float32(-np.inf)
-            values[b, i] = 1 / (1 + math.exp(-(scale * score + bias))) if scale else score
+def _rank_keys(scores: Any, count: int, keys: Any) -> None:
+    """Write keys (n,) that ascend where scores descend, each another but those of no score."""
+    own = (scores + np.float32(0)).view(np.int32)  # -0 becomes 0, which it equals
+    for i in range(count):
+        if np.isfinite(scores[i]):
+            bits = np.int64(own[i])
+            # As integers, floats below zero ascend the wrong way around.
+            rising = bits if bits >= 0 else bits ^ np.int64(0x7FFFFFFF)
+            keys[i] = ((-1 - rising) << 32) | i
+        else:
+            keys[i] = _LAST
+    keys[max(count, 0) :] = _LAST
+
+
+@compiled_exactly
+def _select(keys: Any, kept: int) -> None:
+    """Move the least `kept` keys to the front, in any order. Source: Hoare 1961, algorithm 65."""
+    low, high = 0, len(keys) - 1
+    while low < high:
+        pivot = keys[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while keys[i] < pivot:
+                i += 1
+            while keys[j] > pivot:
+                j -= 1
+            if i <= j:
+                keys[i], keys[j] = keys[j], keys[i]
+                i += 1
+                j -= 1
+        if kept - 1 <= j:
+            high = j
+        elif kept - 1 >= i:
+            low = i
+        else:
+            return

@@ -80,9 +80,8 @@ class CompiledRequests:
         now = np.array([entry.user.now or self._end for entry in entries], np.int64)
         side = np.empty((len(entries), self._model.width), np.float32)
         lay_batch(
-            seats, space.counts, space.candidates, now, len(self._tables), self._live.known,
-            self._items.of(self._tables), self._moment, users.read, self._model.compared,
-            space.room, side,
+            seats, space.counts, space.candidates, now, len(self._tables), self._moment,
+            users.fixed, space.room, side,
         )  # fmt: skip
         rows, scores, _, known = space.candidates
         pairs, compared = space.room[2], space.room[4]

@@ -26,6 +26,7 @@ from corerec.ranking.gate import choose_precision
 from corerec.ranking.instructions import instructions_of, suits
 from corerec.ranking.laid import LaidArrays
 from corerec.ranking.live import LiveItems
+from corerec.ranking.memory import moved
 from corerec.ranking.precision import Precision, Ranker
 from corerec.ranking.requests import Laid, requests_of, stable_best
 from corerec.ranking.tables import ItemTables
@@ -113,6 +114,9 @@ class RankingCore:
             room=schema.item_count // 4 + ROOM,
         )
         model = load_ranker(schema, release.file("ranker.safetensors"), release.file("ranker.json"))
+        if on.type == "cpu":
+            for table in (model.item, model.history):
+                table.weight.data = moved(table.weight.data)
         core = cls(
             release.id,
             serving_form(model, tables, chosen),

@@ -5,16 +5,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from corerec.features import UserIndex
+from corerec.features.encode import standardised
 from corerec.live.numbers import LiveRows
 from corerec.ranking.features import RECENT
+from corerec.ranking.frozen import Frozen
 from corerec.ranking.lanes import LANES
-from corerec.ranking.lay_kernel import lay_users
+from corerec.ranking.lay_kernel import FIXED, lay_users
 from corerec.ranking.model_arrays import ModelArrays
 from corerec.ranking.packed import PackedItems
 from corerec.ranking.tables import ItemTables
@@ -82,16 +84,33 @@ class KeptUsers:
         )
         """What `seat_sides` writes"""
         self._tail = 2 * length  # events that a key holds
-        self.read = self.side, self.newest, self.laid, self.lanes
-        """What `lay_batch` reads of seats"""
         self._scratch = np.zeros((RECENT + 2, width), np.float32), np.zeros(item, np.float32)
+        self._newcomers = _Newcomers(len(schema.user_categorical), len(schema.user_numeric))
+        self._code_starts = model.code_starts.tolist()
         self._told = np.zeros(seats, np.int64)  # how many events the history was made of
         self._lost = np.zeros(seats, np.bool_)  # whether an item of the history had no row
         self._made = np.zeros(seats, np.int64)  # the tables' version that a seat is right for
         self._seats: OrderedDict[Hashable, int] = OrderedDict()
+        self._frozen: Frozen | None = None
+        self._versions = 0, 0
         self.most = seats
         self.hits = 0
         self.misses = 0
+
+    @property
+    def fixed(self) -> int:
+        """Address of what the compiled steps read, as of `lay_kernel.FIXED`."""
+        versions = self._tables.version, self._items.version
+        if self._frozen is None or versions != self._versions:
+            model = self._model
+            parts = (
+                self._items.of(self._tables), self._live.known, self._follows,
+                (model.user, model.codes, model.history), model.compared, self._scratch,
+                (self.history, self.newest, self._lost, self._told), self.laid, self.lanes,
+                self.side,
+            )  # fmt: skip
+            self._frozen, self._versions = Frozen(parts, FIXED), versions
+        return self._frozen.address
 
     def find(self, users: Sequence[UserContext]) -> NDArray[np.int64]:
         """Return (B,) the seats of at most S users; those who have none are laid out."""
@@ -113,7 +132,7 @@ class KeptUsers:
         self.misses += len(fresh)
         self.hits += len(users) - len(fresh)
         if fresh:
-            self._lay(np.fromiter(fresh, np.int64, len(fresh)), list(fresh.values()))
+            self._lay(fresh)
         return found
 
     def _key(self, user: UserContext) -> Hashable:
@@ -138,27 +157,61 @@ class KeptUsers:
         self._made[seat] = version
         return True
 
-    def _lay(self, seats: NDArray[np.int64], users: list[UserContext]) -> None:
-        tables, model = self._tables, self._model
-        starts = np.zeros(len(users) + 1, np.int64)
-        np.cumsum([len(user.items) for user in users], out=starts[1:])
-        encoded = tables.schema.encode_users(
-            [user.user_id for user in users], [user.attributes for user in users], self._index
-        )
+    def _lay(self, fresh: Mapping[int, UserContext]) -> None:
+        """Lay users out, each at its seat."""
+        tables, room, end = self._tables, self._newcomers, 0
+        room.make(len(fresh), sum(len(user.items) for user in fresh.values()))
+        for place, (seat, user) in enumerate(fresh.items()):
+            begin, end = end, end + len(user.items)
+            room.seats[place], room.starts[place + 1] = seat, end
+            room.items[begin:end], room.times[begin:end] = user.items, user.times
+            self.row[seat] = room.rows[place] = self._index.row(user.user_id)
+            given = user.attributes
+            for column, feature in enumerate(tables.schema.user_categorical):
+                code = feature.codes.get(given.get(feature.name, ""), 0)
+                self.categorical[seat, column] = code
+                room.codes[place, column] = code + self._code_starts[column]
+            for column, number in enumerate(tables.schema.user_numeric):
+                room.numbers[place, column] = standardised(number, given.get(number.name))
         lay_users(
-            seats,
-            (
-                starts,
-                np.concatenate([user.items for user in users], dtype=np.int64),
-                np.concatenate([user.times for user in users], dtype=np.int64),
-            ),
-            len(tables), self._live.known, self._items.of(tables), self._follows,
-            (model.user, model.codes, model.history),
-            (encoded.row, encoded.categorical + model.code_starts, encoded.numeric),
-            self._scratch,
-            ((self.history, self.newest, self._lost, self._told), self.laid, self.lanes, self.side),
+            room.seats[: len(fresh)], (room.starts, room.items, room.times),
+            (room.rows, room.codes, room.numbers), len(tables), self.fixed,
         )  # fmt: skip
-        self.row[seats], self.categorical[seats] = encoded.row, encoded.categorical
-        # Who was read further back than the key tells of is laid out each time.
-        told = self._told[seats] <= self._tail
-        self._made[seats] = np.where(told, tables.version, NEVER)
+        for seat in fresh:
+            # Who was read further back than the key tells of is laid out each time.
+            self._made[seat] = tables.version if self._told[seat] <= self._tail else NEVER
+
+
+class _Newcomers:
+    """What users bring who are laid out together, in arrays that are used again."""
+
+    seats: NDArray[np.int64]
+    """(m,)"""
+    starts: NDArray[np.int64]
+    """(m + 1,) where each user's events begin"""
+    items: NDArray[np.int64]
+    """(E,)"""
+    times: NDArray[np.int64]
+    """(E,)"""
+    rows: NDArray[np.int64]
+    """(m,) of the users' embeddings"""
+    codes: NDArray[np.int64]
+    """(m, Cu) rows of the codes' embeddings"""
+    numbers: NDArray[np.float32]
+    """(m, Fu)"""
+
+    def __init__(self, codes: int, numbers: int) -> None:
+        self._shape, self._users, self._events = (codes, numbers), 0, 0
+        self.make(1, 1)
+
+    def make(self, users: int, events: int) -> None:
+        """Have room for at least so many users and events."""
+        if users > self._users:
+            self._users, (codes, numbers) = users, self._shape
+            self.seats, self.rows = np.zeros(users, np.int64), np.zeros(users, np.int64)
+            self.starts = np.zeros(users + 1, np.int64)
+            self.codes = np.zeros((users, codes), np.int64)
+            self.numbers = np.zeros((users, numbers), np.float32)
+        if events > self._events:
+            self._events = events
+            self.items, self.times = np.zeros(events, np.int64), np.zeros(events, np.int64)

@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numba import types
 from torch import Tensor
 
+from corerec.engines.compiled import compiled
 from corerec.ranking.fold import Fold
+from corerec.ranking.frozen import Frozen, array, bundle, thaw
 from corerec.ranking.layout import Packed, bits, lay_out, up
 from corerec.ranking.loops_bf16 import HalfArena, run_bf16
 from corerec.ranking.loops_fp32 import ROWS, Arena, Part, run_fp32
@@ -23,6 +26,38 @@ from corerec.ranking.memory import roomy
 from corerec.ranking.precision import Precision
 from corerec.ranking.tiles import has_amx
 from corerec.stages import Float32s, Int64s
+
+_F1, _F2, _L2 = array(types.float32, 1), array(types.float32, 2), array(types.int64, 2)
+_H1, _H2, _B1 = array(types.uint16, 1), array(types.uint16, 2), array(types.uint8, 1)
+_WHOLE = bundle(
+    bundle(_L2, _F1, _F2, _F1, _F1, _F2, types.int64, of=Packed),
+    bundle(_F2, _F2, _F1, _F1, _F1, _F2, of=Arena),
+)
+_HALF = bundle(
+    bundle(_L2, _H1, _F2, _F1, _F1, _H2, types.int64, of=Packed),
+    bundle(_H2, _F2, _H1, _F1, _H1, _F2, _F1, _F2, _F1, _B1, types.int64, of=HalfArena),
+)
+"""What stays the same between a thread's calls."""
+
+
+@compiled
+def _run_fp32(
+    fixed: Any, users: Any, table: Any, candidates: Any, pairs: Any, out: Any, first: int,
+    last: int, begin: int, end: int,
+) -> None:  # fmt: skip
+    """Do as `run_fp32` with what was frozen at an address, and a part by its numbers."""
+    packed, arena = thaw(fixed, _WHOLE)
+    run_fp32(packed, arena, users, table, candidates, pairs, out, Part(first, last, begin, end))
+
+
+@compiled
+def _run_bf16(
+    fixed: Any, users: Any, table: Any, candidates: Any, pairs: Any, out: Any, first: int,
+    last: int, begin: int, end: int,
+) -> None:  # fmt: skip
+    """Do as `run_bf16` with what was frozen at an address, and a part by its numbers."""
+    packed, arena = thaw(fixed, _HALF)
+    run_bf16(packed, arena, users, table, candidates, pairs, out, Part(first, last, begin, end))
 
 
 def precision_here(precision: Precision) -> Precision:
@@ -79,8 +114,16 @@ class CpuKernel:
         return out
 
     def _run(self, given: tuple[Any, ...], part: Part) -> None:
-        run: Any = run_bf16 if self._half else run_fp32
-        run(self._layout.packed, self._arena(), *given, part)
+        run: Any = _run_bf16 if self._half else _run_fp32
+        run(self._frozen().address, *given, *part)
+
+    def _frozen(self) -> Frozen:
+        """Return what the calling thread's loops read, where they find it."""
+        found: Frozen | None = getattr(self._local, "frozen", None)
+        if found is None:
+            kind = _HALF if self._half else _WHOLE
+            found = self._local.frozen = Frozen(self.memory(), kind)
+        return found
 
     def _parts(self, cases: int, count: int) -> Iterator[Part]:
         """Yield what each thread computes: whole requests, of a lone one its candidates."""

@@ -35,6 +35,8 @@ class PackedItems:
         """Pack the rows of the training; `popularity` (2, N + 1) counts, of the blank row 0."""
         self._tables = tables
         self._popularity = np.log1p(popularity)
+        self.version = 0
+        """How often rows were read anew."""
         self.values = tables.values.shape[1]
         self.lists = tables.multi_share.shape[1]
         words = HEAD + self.values + self.lists
@@ -67,3 +69,4 @@ class PackedItems:
         shares = HEAD + self.values
         words[rows, HEAD:shares] = own.values.numpy()[rows]
         floats[rows, shares : shares + self.lists] = own.multi_share.numpy()[rows]
+        self.version += 1

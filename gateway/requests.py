@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -39,31 +39,42 @@ def query_of(
             f"page_size must be in [1, {MAX_PAGE_SIZE}] or 0 for {DEFAULT_PAGE_SIZE}, "
             f"got {request.page_size}"
         )
-    _check_text("user_id", request.user_id, 0, MAX_TEXT_BYTES)
-    if len(request.attributes) > MAX_ATTRIBUTES:
-        raise InvalidArgument(
-            f"attributes must number at most {MAX_ATTRIBUTES}, got {len(request.attributes)}"
-        )
-    for name, value in request.attributes.items():
-        _check_text("attributes name", name, 1, MAX_TEXT_BYTES)
-        _check_text(f"attributes[{name!r}]", value, 0, MAX_TEXT_BYTES)
-    _check_micros("request_time_micros", request.request_time_micros)
-    where = predicates_from_proto(request.where)
-    recent = _recent(request.recent_item_ids, catalogue)
-    now = request.request_time_micros
+    user_id, now, attributes = (
+        request.user_id,
+        request.request_time_micros,
+        dict(request.attributes),
+    )
+    _check_text("user_id", user_id, 0, MAX_TEXT_BYTES)
+    if attributes:
+        _check_attributes(attributes)
+    _check_micros("request_time_micros", now)
+    # Most requests have neither: what would find that out is not begun.
+    where = predicates_from_proto(request.where) if request.where else ()
+    ids = request.recent_item_ids
+    recent = _recent(ids, catalogue) if ids else []
     if not now and config.clock == "wall":
         now = time.time_ns() // 1000
     return Query(
         request_id=request_id,
-        user_id=request.user_id,
+        user_id=user_id,
         page_size=request.page_size or DEFAULT_PAGE_SIZE,
-        attributes=dict(request.attributes),
+        attributes=attributes,
         recent=np.array(recent, np.int64) if recent else NO_ITEMS,
-        unknown_recent=len(request.recent_item_ids) - len(recent),
+        unknown_recent=len(ids) - len(recent),
         exclude_seen=not request.include_seen,
         where=where,
         now=now,
     )
+
+
+def _check_attributes(attributes: Mapping[str, str]) -> None:
+    if len(attributes) > MAX_ATTRIBUTES:
+        raise InvalidArgument(
+            f"attributes must number at most {MAX_ATTRIBUTES}, got {len(attributes)}"
+        )
+    for name, value in attributes.items():
+        _check_text("attributes name", name, 1, MAX_TEXT_BYTES)
+        _check_text(f"attributes[{name!r}]", value, 0, MAX_TEXT_BYTES)
 
 
 def _recent(ids: Sequence[str], catalogue: LiveCatalogue) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from corerec.serving.wire.common import (
     write_candidates,
     write_user,
 )
-from corerec.stages import MAX_HISTORY, RetrieveEntry, RetrieveResult
+from corerec.stages import MAX_HISTORY, Float32s, RetrieveEntry, RetrieveResult
 from corerec.v1 import retrieval_pb2
 
 
@@ -73,21 +73,26 @@ def retrieve_result_to_proto(
 
 def retrieve_result_from_proto(message: retrieval_pb2.RetrieveResult) -> RetrieveResult:
     """Return the result. Raises InvalidArgument on bad columns."""
-    if not 0.0 <= message.coverage <= 1.0:
-        raise InvalidArgument(f"coverage must be in [0, 1], got {message.coverage}")
-    if message.catalogue_position < 0:
-        raise InvalidArgument(f"catalogue_position must be >= 0, got {message.catalogue_position}")
+    coverage, position = message.coverage, message.catalogue_position
+    if not 0.0 <= coverage <= 1.0:
+        raise InvalidArgument(f"coverage must be in [0, 1], got {coverage}")
+    if position < 0:
+        raise InvalidArgument(f"catalogue_position must be >= 0, got {position}")
     candidates = candidates_from_proto(message.candidates)
-    found_by = {
-        int(own.source): column("found_by.scores", own.scores, FLOAT32, len(candidates))
-        for own in message.found_by
-    }
-    if found_by and any(np.isinf(scores).any() for scores in found_by.values()):
-        raise InvalidArgument("found_by.scores must be finite or NaN, got infinity")
+    found_by = message.found_by  # only where it was asked for
     return RetrieveResult(
         candidates=candidates,
-        coverage=message.coverage,
+        coverage=coverage,
         timings=Timings(message.timings),
-        found_by=found_by,
-        position=message.catalogue_position,
+        found_by=_found_by(found_by, len(candidates)) if found_by else {},
+        position=position,
     )
+
+
+def _found_by(messages: Iterable[retrieval_pb2.FoundBy], count: int) -> dict[int, Float32s]:
+    found = {
+        int(own.source): column("found_by.scores", own.scores, FLOAT32, count) for own in messages
+    }
+    if any(np.isinf(scores).any() for scores in found.values()):
+        raise InvalidArgument("found_by.scores must be finite or NaN, got infinity")
+    return found

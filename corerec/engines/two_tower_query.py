@@ -44,6 +44,7 @@ class QueryEncoder:
             # Room for later items: pages that nobody touched take no memory on a CPU.
             self._table = table.new_zeros(len(table) + len(table) // 4 + ROOM, table.shape[1])
             self._table[: len(table)] = table
+        self._see_table()
 
     @torch.inference_mode()
     def extend(self, numbers: Int64s, base: Float32s) -> None:
@@ -60,8 +61,14 @@ class QueryEncoder:
         if (more := int(rows.max()) + 1 - len(self._table)) > 0:
             spare = self._table.new_zeros(max(more, len(self._table) // 4), self._table.shape[1])
             self._table = torch.cat([self._table, spare])
+            self._see_table()
         fresh = torch.from_numpy(np.array(base)).to(self._table.device)
         self._table.index_copy_(0, rows, self._entries(fresh))
+
+    def _see_table(self) -> None:
+        """Keep the table as the array that the loop reads; asking torch each time costs more."""
+        if self._weights is not None:
+            self._seen = self._table.numpy()
 
     def _entries(self, base: Tensor) -> Tensor:
         """Return what the table holds of items, (R, 3D) or (R, D), of their vectors (R, D)."""
@@ -91,7 +98,7 @@ class QueryEncoder:
             self._rows.history(np.concatenate(histories)),
             np.fromiter(accumulate(map(len, histories)), np.int64, len(histories)),
             self.start,
-            self._table.numpy(),
+            self._seen,
             self._profiles.of(users),
             moments if moments is not None and timed else _NO_MOMENTS,
             self._weights,

@@ -197,8 +197,7 @@ class RetrievalCore:
         results: list[RetrieveResult | CoreRecError] = []
         good = [i for i, own in enumerate(encoded.entries) if isinstance(own, SearchEntry)]
         searches = [own for own in encoded.entries if isinstance(own, SearchEntry)]
-        # Only what is drawn is scored: lists have many items in common, and most are not drawn.
-        found = dict(zip(good, self.shard.run(searches, scored=False), strict=True))
+        found = dict(zip(good, self.shard.run(searches, own=True), strict=True))
         if self._own and good:
             self._ask_own(entries, dict(zip(good, searches, strict=True)), found)
         for i, own in enumerate(encoded.entries):

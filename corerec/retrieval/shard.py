@@ -163,23 +163,24 @@ class ShardCore:
                 raise InvalidArgument(f"queries must be of {list(known)}, got {kind!r}")
             known[kind].check(query)
         check_where(entry.where)
-        if entry.where and self._attributes is None:
-            raise InvalidArgument("conditions need the attributes of a release, this core has none")
 
     def run(
-        self, entries: Sequence[SearchEntry], *, scored: bool = True
+        self, entries: Sequence[SearchEntry], *, own: bool = False
     ) -> Sequence[SearchResult | CoreRecError]:
         """Return every source's list for each entry; a bad entry gets its error instead.
 
         A source with a time-out that is late is left out: in the timings, `<kind>_late` stands in
-        the place of `<kind>_search`. Unless `scored`, lists have no totals.
+        the place of `<kind>_search`. Of `own` entries, which a front beside this core made, only
+        conditions are checked, and lists have no totals: that front scores what it draws, as lists
+        have many items in common and most are not drawn.
         """
         use_threads(self._threads)
         results: list[SearchResult | CoreRecError | None] = [None] * len(entries)
         together: dict[tuple[int, Where], list[int]] = {}
         for i, entry in enumerate(entries):
             try:
-                self.check(entry)
+                if not own:
+                    self.check(entry)
                 self._allowed(entry.where)
             except CoreRecError as error:
                 results[i] = error
@@ -187,9 +188,9 @@ class ShardCore:
                 together.setdefault((entry.k, entry.where), []).append(i)
         for (_, where), rows in together.items():
             batch = [entries[i] for i in rows]
-            found = self._search.answer(batch, self._allowed(where), self.position, scored=scored)
-            for i, own in zip(rows, found, strict=True):
-                results[i] = own
+            found = self._search.answer(batch, self._allowed(where), self.position, scored=not own)
+            for i, result in zip(rows, found, strict=True):
+                results[i] = result
         return [result for result in results if result is not None]
 
     def warm(self) -> None:
@@ -249,8 +250,10 @@ class ShardCore:
 
     def _allowed(self, where: Where) -> Mask | None:
         """Return which items meet the conditions, None for all. Raises InvalidArgument."""
-        if not where or self._attributes is None:
+        if not where:
             return None
+        if self._attributes is None:
+            raise InvalidArgument("conditions need the attributes of a release, this core has none")
         return self._attributes.mask(where)
 
 

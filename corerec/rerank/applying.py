@@ -62,8 +62,10 @@ def apply(
     category_factors: Floats,
     creator_factors: Floats,
     table: NDArray[np.float32],
-    freshness: tuple[float, float],
-    caps: tuple[int, int],
+    fresh_weight: float,
+    half_life: float,
+    per_category: int,
+    per_creator: int,
     method: int,
     weight: float,
     relax: bool,
@@ -71,7 +73,7 @@ def apply(
     """Return the fields of an Applied of at most `places` items.
 
     Of the numbers `pins`, which have a place already, the first `pinned` are in the list.
-    `freshness` is its weight and half-life; all else is as `score` and `choose` take it.
+    All else is as `score` and `choose` take it.
     """
     scores, factors, gone, order = score(
         numbers,
@@ -81,8 +83,8 @@ def apply(
         deleted,
         born,
         now,
-        freshness[0],
-        freshness[1],
+        fresh_weight,
+        half_life,
         categories,
         category_factors,
         creators,
@@ -96,7 +98,7 @@ def apply(
         table,
         categories,
         creators,
-        caps,
+        (per_category, per_creator),
         method,
         weight,
         places,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,8 @@ class RerankCore:
         self._compiled = compile_rules(rules, self._catalogue)
         self._recorder = Recorder(self._catalogue, self._compiled)
         self._data_end = data_end_micros
-        self._no_table = np.zeros((0, 0), np.float32)
+        self._settings = _settings(rules)
+        self._columns = self._take_columns()
 
     @classmethod
     def load(cls, release: Release, *, rules: RerankRules | None = None) -> RerankCore:
@@ -125,6 +127,7 @@ class RerankCore:
             if self._encode is not None and items:
                 numbers, vectors = self._encode(items)
                 self._vectors.values[numbers] = vectors
+        self._columns = self._take_columns()
 
     @property
     def rules(self) -> RerankRules:
@@ -173,6 +176,21 @@ class RerankCore:
             self._compiled.reach(count)
             if self._vectors is not None:
                 self._vectors.grow(count)
+            self._columns = self._take_columns()
+
+    def _take_columns(self) -> tuple[Any, ...]:
+        """Return the columns over the catalogue that `apply` takes; they move when they grow."""
+        compiled, catalogue = self._compiled, self._catalogue
+        return (
+            compiled.blocked,
+            catalogue.deleted,
+            catalogue.born_micros,
+            catalogue.category_codes,
+            catalogue.creator_codes,
+            compiled.category_factors,
+            compiled.creator_factors,
+            np.zeros((0, 0), np.float32) if self._vectors is None else self._vectors.values,
+        )
 
     def _rerank(self, entry: RerankEntry) -> RerankResult:
         begin = time.perf_counter_ns()
@@ -214,30 +232,25 @@ class RerankCore:
         now: int,
     ) -> Applied:
         """Apply all rules, in their order, and fill `places` beside the first `pinned` pins."""
-        compiled, catalogue, rules = self._compiled, self._catalogue, self._compiled.rules
+        own = np.array([number for _, number in pins], np.int64) if pins else _NO_PINS
         return Applied(
-            *apply(
-                numbers,
-                ranked,
-                np.array([number for _, number in pins], np.int64),
-                pinned,
-                places,
-                now,
-                compiled.blocked,
-                catalogue.deleted,
-                catalogue.born_micros,
-                catalogue.category_codes,
-                catalogue.creator_codes,
-                compiled.category_factors,
-                compiled.creator_factors,
-                self._no_table if self._vectors is None else self._vectors.values,
-                (float(rules.freshness.weight), float(rules.freshness.half_life_days * DAY_MICROS)),
-                (rules.caps.per_category, rules.caps.per_creator),
-                _METHODS[rules.diversity.method] if rules.diversity.on else BY_SCORE,
-                float(rules.diversity.weight),
-                rules.caps.relax_caps,
-            )
+            *apply(numbers, ranked, own, pinned, places, now, *self._columns, *self._settings)
         )
 
 
+def _settings(rules: RerankRules) -> tuple[Any, ...]:
+    """Return the rules' numbers as `apply` takes them."""
+    freshness, diversity, caps = rules.freshness, rules.diversity, rules.caps
+    return (
+        float(freshness.weight),
+        float(freshness.half_life_days * DAY_MICROS),
+        caps.per_category,
+        caps.per_creator,
+        _METHODS[diversity.method] if diversity.on else BY_SCORE,
+        float(diversity.weight),
+        caps.relax_caps,
+    )
+
+
+_NO_PINS = np.empty(0, np.int64)
 _METHODS = {"mmr": MMR, "dpp": DPP}

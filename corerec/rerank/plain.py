@@ -60,15 +60,19 @@ def apply(
     category_factors: Floats,
     creator_factors: Floats,
     table: NDArray[np.float32],
-    freshness: tuple[float, float],
-    caps: tuple[int, int],
+    fresh_weight: float,
+    half_life: float,
+    per_category: int,
+    per_creator: int,
     method: int,
     weight: float,
     relax: bool,
 ) -> Applied:
     """Return what `applying.apply` returns, for the same arguments."""
     boosts = categories, category_factors, creators, creator_factors
-    scored = score(numbers, ranked, pins, blocked, deleted, born, now, *freshness, *boosts)
+    scored = score(
+        numbers, ranked, pins, blocked, deleted, born, now, fresh_weight, half_life, *boosts
+    )
     free = numbers[scored.order]
     picked = choose(
         scored.scores[scored.order],
@@ -77,7 +81,7 @@ def apply(
         table,
         categories,
         creators,
-        caps,
+        (per_category, per_creator),
         method,
         weight,
         places,

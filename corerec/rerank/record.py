@@ -16,6 +16,8 @@ from corerec.rerank.compiled import DAY_MICROS, CompiledRules
 from corerec.rerank.scoring import STEPS
 from corerec.stages import Candidates, Move, RankedItem, RemovedItem, Source
 
+_new = tuple.__new__  # of a named tuple, in half the time of its own
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
@@ -138,8 +140,7 @@ class Recorder:
         moves: list[Move],
     ) -> RankedItem:
         items = self._catalogue
-        # By place: by name takes twice as long.
-        return RankedItem(
+        fields = (
             number,
             items.ids[number],
             items.titles[number],
@@ -151,6 +152,7 @@ class Recorder:
             position,
             tuple(moves),
         )
+        return _new(RankedItem, fields)
 
     def _score_moves(self, number: int, score: float, factors: list[float], age: int) -> list[Move]:
         """Return what freshness and boosts did to an item's score by ranking."""
@@ -166,7 +168,7 @@ class Recorder:
                     if kind
                     else f"{age / DAY_MICROS:.1f} days old"
                 )
-                moves.append(Move(rule, moved - score, f"{cause}: x {factor:.4g}"))
+                moves.append(_new(Move, (rule, moved - score, f"{cause}: x {factor:.4g}")))
                 score = moved
         return moves
 
@@ -182,7 +184,7 @@ class Recorder:
             cause = "nothing is above it"
             if near != NOTHING:  # what above it, pins included, is most like it
                 cause = f"likeness to {self._label(near)!r} {likeness:.2f}"
-            moves.append(Move("diversity", 0.0, f"{_direction(by_diversity)}: {cause}"))
+            moves.append(_new(Move, ("diversity", 0.0, f"{_direction(by_diversity)}: {cause}")))
         if by_caps:
             note = f"{_direction(by_caps)}: better ones were over their cap"
             moves.append(Move("cap", 0.0, note))

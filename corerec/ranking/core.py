@@ -115,8 +115,8 @@ class RankingCore:
         )
         model = load_ranker(schema, release.file("ranker.safetensors"), release.file("ranker.json"))
         if on.type == "cpu":
-            for table in (model.item, model.history):
-                table.weight.data = moved(table.weight.data)
+            for weight in (*model.parameters(), *model.buffers()):
+                weight.data = moved(weight.data)  # all, so that the file is let go of
         core = cls(
             release.id,
             serving_form(model, tables, chosen),

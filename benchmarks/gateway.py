@@ -164,7 +164,7 @@ def reranked(own: Candidates) -> RerankResult:
         )
         for place in range(10)
     ]
-    timings = {"queue": 100, "rules": 100, "diversity": 100, "record": 100}
+    timings = {"queue": 100, "rules": 100, "record": 100}
     return RerankResult(items=items, timings=timings)
 
 

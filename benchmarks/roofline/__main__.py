@@ -38,7 +38,7 @@ ALONE = 64
 STAGES = {
     "retrieve": ("two_tower_encode", "two_tower_search"),
     "rank": ("features", "score"),
-    "rerank": ("diversity",),
+    "rerank": ("rules",),
 }
 """The counted steps of each stage's core."""
 

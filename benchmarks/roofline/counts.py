@@ -156,7 +156,7 @@ def rerank(ranked: int, chosen: int, dim: int, items: int) -> Work:
     """Return the work of greedy MMR: each choice against all that are left."""
     return Work(
         stage="rerank",
-        step="diversity",
+        step="rules",
         kind="fp32",
         operations=2.0 * ranked * chosen * dim,
         bytes=4.0 * ranked * dim,

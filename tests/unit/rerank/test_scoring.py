@@ -89,6 +89,23 @@ def test_one_half_life_gives_exactly_half_and_ten_are_the_last() -> None:
     assert found.scores.tolist() == [2.0, 1.5, 1.25, 1 + 2.0**-10, 1.0, 2.0, 1.0]
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    numbers=st.lists(st.integers(-1, 40) | st.integers(-1, 40).map(lambda i: i << 20), max_size=60),
+    bad=st.sampled_from([None, np.nan, np.inf, -np.inf]),
+)
+def test_the_largest_number_is_told_only_of_sound_columns(
+    numbers: list[int], bad: float | None
+) -> None:
+    limit, scores = 1 << 25, np.zeros(len(numbers))
+    if bad is not None and numbers:
+        scores[len(numbers) // 2] = bad
+    sound = len(set(numbers)) == len(numbers) and np.isfinite(scores).all()
+    sound = sound and all(0 <= number < limit for number in numbers)
+    found = largest_number(np.array(numbers, np.int64), scores, limit)
+    assert found == (max(numbers, default=-1) if sound else -2)
+
+
 def make(catalogue: Catalogue, vectors: np.ndarray, method: str) -> RerankCore:
     rules = RerankRules(
         block=Block(items=("i3",), categories=("c4",)),

@@ -115,8 +115,9 @@ class RankingCore:
         )
         model = load_ranker(schema, release.file("ranker.safetensors"), release.file("ranker.json"))
         if on.type == "cpu":
-            for weight in (*model.parameters(), *model.buffers()):
-                weight.data = moved(weight.data)  # all, so that the file is let go of
+            # All of them, so that the file is let go of.
+            weights = {name: moved(weight) for name, weight in model.state_dict().items()}
+            model.load_state_dict(weights, assign=True)
         core = cls(
             release.id,
             serving_form(model, tables, chosen),

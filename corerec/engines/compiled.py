@@ -51,8 +51,25 @@ class _Cache(FunctionCache):
     """Numba's cache, which also looks at what a function took from other files.
 
     Numba's own notices changes of the function's file alone, and constants and functions of other
-    modules are part of the machine code.
+    modules are part of the machine code. And numba's own cannot be read at all, by any process,
+    once it has code for arguments of a class that is gone, or that only the process had.
     """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the code for a signature, None when there is none that can be read."""
+        try:
+            return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+        except (ImportError, AttributeError):
+            self.flush()  # type: ignore[no-untyped-call]
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep the code for a signature."""
+        try:
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
+        except (ImportError, AttributeError):
+            self.flush()  # type: ignore[no-untyped-call]
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         taken = "\n".join(sorted(_taken(self._py_func, set())))

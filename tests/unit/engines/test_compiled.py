@@ -61,3 +61,46 @@ def test_what_other_files_gave_to_compiled_code_is_looked_at_again(tmp_path: Pat
     assert run(tmp_path, 20, 200, 1000) == (1221, 0)
     assert run(tmp_path, 20, 200, 2000) == (2221, 0)
     assert run(tmp_path, 20, 200, 2000) == (2221, 1)
+
+
+LIBRARY = """
+from corerec.engines.compiled import compiled
+
+@compiled
+def first(pair):
+    return pair[0]
+"""
+OTHER = """
+import sys
+from typing import NamedTuple
+import library
+
+class Own(NamedTuple):
+    left: int
+    right: int
+
+library.first(Own(1, 2))
+"""
+USER = """
+import sys
+import library
+
+sys.stdout.write(f"{library.first((3, 4))} {sum(library.first.stats.cache_hits.values())}")
+"""
+
+
+def test_code_kept_for_a_class_that_is_gone_hinders_nobody(tmp_path: Path) -> None:
+    for name, text in {"library": LIBRARY, "other": OTHER, "user": USER}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    told = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "kept"), "PYTHONPATH": str(tmp_path)}
+
+    def python(*code: str) -> str:
+        command = [sys.executable, *code]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=told)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    python("-c", "import other")
+    (tmp_path / "other.py").unlink()
+    assert python(str(tmp_path / "user.py")) == "3 0"
+    assert python(str(tmp_path / "user.py")) == "3 1"

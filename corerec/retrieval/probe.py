@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass
 from queue import Empty, Full, Queue
 
@@ -55,15 +56,21 @@ class RecallProbe:
     a queue this short they are few.
     """
 
-    def __init__(self, share: float, *, at: int = RECALL_AT, seed: int = 0) -> None:
+    def __init__(
+        self, share: float, *, at: int = RECALL_AT, seed: int = 0, rest: float = 0.0
+    ) -> None:
         """Measure searches for at least `at` items with probability `share`.
+
+        A measurement of many items takes tens of milliseconds of a core. After each none is drawn
+        for `rest` times as long as it took: so much of a core it takes at most, and so few of the
+        answers meet it.
 
         Raises:
             ConfigError: for a share outside [0, 1].
         """
         if not 0 <= share <= 1:
             raise ConfigError(f"probe_share must be in [0, 1], got {share}")
-        self.share, self.at = share, at
+        self.share, self.at, self._rest, self._rests_until = share, at, rest, 0.0
         self._rng = np.random.default_rng(seed)
         self._queue: Queue[_Drawn] = Queue(_QUEUE)
         self._total, self._count, self._skipped = 0.0, 0, 0
@@ -79,7 +86,9 @@ class RecallProbe:
 
     def draw(self, k: int) -> bool:
         """Say whether a search for k items is to be measured."""
-        return k >= self.at and self.share > 0 and self._rng.random() < self.share
+        if k < self.at or self.share <= 0 or self._rng.random() >= self.share:
+            return False
+        return not self._rest or time.monotonic() >= self._rests_until
 
     def offer(
         self, vectors: ItemVectors, query: Float32s, found: Int64s, eligible: Eligible
@@ -115,6 +124,7 @@ class RecallProbe:
                         self._thread = None
                         return
                 continue
+            started = time.monotonic()
             try:
                 measured = self._measure(drawn)
                 if measured is not None:
@@ -125,6 +135,8 @@ class RecallProbe:
                 # A measurement is worth no answer; what broke it is worth knowing.
                 log.exception("the recall of a search could not be measured")
             finally:
+                ended = time.monotonic()
+                self._rests_until = ended + self._rest * (ended - started)
                 del drawn  # or its vectors would stay until the next one
                 self._queue.task_done()
 

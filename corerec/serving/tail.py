@@ -70,7 +70,7 @@ class Tailer:
         core = batcher.core
         self._core: Any = core
         self._position = core.position if isinstance(core, LiveCore) else 0
-        self._maintain: Callable[[], bool] = getattr(core, "maintain", lambda: False)
+        self._maintain: Callable[[], bool] | None = getattr(core, "maintain", None)
         self._add_events: Callable[[NDArray[np.int64]], None] | None
         self._add_events = getattr(core, "add_events", None)
         self._events_seen = 0
@@ -106,8 +106,9 @@ class Tailer:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _maintain_all(self) -> None:
+        maintain = self._maintain
         try:
-            while await self._batcher.on_thread(self._maintain):
+            while maintain is not None and await self._batcher.on_thread(maintain):
                 pass
         except Exception:  # what is not merged is found all the same
             log.exception("%s cannot do its upkeep", self._stage)
@@ -164,8 +165,9 @@ class Tailer:
 
     async def _maintain_until(self, due: float) -> None:
         """Do the core's upkeep in small steps, with room for batches between any two."""
-        while True:
-            more = await self._batcher.on_thread(self._maintain)
+        maintain = self._maintain
+        while maintain is not None:
+            more = await self._batcher.on_thread(maintain)
             if not more or time.monotonic() >= due:
                 return
             await asyncio.sleep(_REST_SECONDS)

@@ -105,6 +105,20 @@ def test_a_share_of_the_searches_for_500_is_drawn() -> None:
         RecallProbe(1.5)
 
 
+def test_after_a_measurement_none_is_drawn_for_a_while() -> None:
+    base = np.ones((600, 4), np.float32)
+    probe = RecallProbe(1.0, rest=1e9)
+    assert probe.draw(500)
+    everyone = Eligible(items=OwnItems(600), excluded=np.empty(0, np.int64))
+    probe.offer(_Watched(base, base[0]), base[0], np.arange(500), everyone)
+    probe.settle()
+    assert not any(probe.draw(500) for _ in range(100))
+    eager = RecallProbe(1.0)
+    eager.offer(_Watched(base, base[0]), base[0], np.arange(500), everyone)
+    eager.settle()
+    assert eager.draw(500)
+
+
 def test_a_core_measures_what_it_serves(tiny_release: Path) -> None:
     core = RetrievalCore.load(Release.open(tiny_release), probe_share=1.0)
     user = UserContext(items=np.array([3, 4]), times=np.zeros(2, np.int64))

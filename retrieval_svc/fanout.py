@@ -111,6 +111,7 @@ class FanOut:
             metrics=metrics,
             max_queue=config.max_queue,
             max_batch=config.max_batch,
+            inline_seconds=config.inline_ms / 1000,
         )
         self._fusing: Batcher[_Found, RetrieveResult] = Batcher(
             _Fusing(front),
@@ -118,6 +119,7 @@ class FanOut:
             metrics=metrics,
             max_queue=config.max_queue,
             max_batch=config.max_batch,
+            inline_seconds=config.inline_ms / 1000,
         )
         self._tasks: set[asyncio.Task[Answer[RetrieveResult]]] = set()
 

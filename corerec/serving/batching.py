@@ -3,6 +3,10 @@
 Nothing waits while the core is idle: there is no timer and no window. Entries that arrive while a
 batch is being computed form the next one. An entry whose budget ran out, or whose caller left, is
 never computed.
+
+A core has a thread, so that the event loop goes on meanwhile. A hop there and back costs a fifth of
+what a small batch's RPC does, so a process that has nothing else to do may compute in its loop what
+is over soon: what arrives meanwhile waits for the batch anyway.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from corerec.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from corerec.serving.budget import Budget
-from corerec.serving.core_thread import CoreThread
+from corerec.serving.core_thread import CoreThread, outcome
 from corerec.serving.metrics import Metrics
 from corerec.stages import StageCore
 
@@ -28,6 +32,8 @@ T = TypeVar("T")
 
 MAX_WEIGHT = 16_384
 """Most weight in one batch by default: candidates, in ranking."""
+
+_NEWEST = 0.2  # of the running mean of a batch's time
 
 
 class Answer(NamedTuple, Generic[R]):
@@ -60,6 +66,7 @@ class Batcher(Generic[E, R]):
         max_weight: weight computed together; an entry that is heavier is computed alone. A core
             without `weight(entry) -> int` has entries of weight 1.
         observe: called, in the event loop, with every result.
+        inline_seconds: a batch that is likely to take less is computed in the event loop.
     """
 
     def __init__(
@@ -72,8 +79,11 @@ class Batcher(Generic[E, R]):
         max_batch: int = 32,
         max_weight: int = MAX_WEIGHT,
         observe: Callable[[R], None] | None = None,
+        inline_seconds: float = 0.0,
     ) -> None:
         self.core = core
+        self._inline_seconds = inline_seconds
+        self._pace: float | None = None  # seconds of a batch by its weight, a running mean
         self._observe, self._stage = observe, stage
         self._max_queue, self._max_batch, self._max_weight = max_queue, max_batch, max_weight
         self._weigh: Callable[[E], int] = getattr(core, "weight", _one)
@@ -110,12 +120,10 @@ class Batcher(Generic[E, R]):
             raise ResourceExhausted(
                 f"the queue of {self._stage} holds at most {self._max_queue} entries and is full"
             )
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer[R]] = loop.create_future()
+        future: asyncio.Future[Answer[R]] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(entry, self._weigh(entry), budget, time.monotonic(), future))
-        if not self._computing and not self._soon:  # what else is submitted in this turn comes too
-            self._soon = True
-            loop.call_soon(self._begin)
+        if not self._computing:
+            self._begin_soon()
         return future
 
     async def call(self, entry: E, budget: Budget) -> Answer[R]:
@@ -128,16 +136,34 @@ class Batcher(Generic[E, R]):
         finally:
             timer.cancel()
 
-    def _begin(self) -> None:
-        """Give the core its next batch, unless it has one."""
+    def _begin_soon(self) -> None:
+        """Begin once everything that is ready to run now has run: it may submit entries too."""
+        if not self._soon:
+            self._soon = True
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self, *, here: bool = True) -> None:
+        """Give the core its next batch, unless it has one; on its thread, unless `here`."""
         self._soon = False
         if self._computing:
             return
         if batch := self._take():
-            self._computing = batch
-            self._thread.start(lambda: self._compute([w.entry for w in batch]), self._computed)
+            entries = [waiting.entry for waiting in batch]
+            if here and self._is_quick(batch):
+                self._hand_out(batch, *outcome(lambda: self._compute(entries)))
+                if self._queue or self._closed is not None:
+                    self._begin_soon()
+            else:
+                self._computing = batch
+                self._thread.start(lambda: self._compute(entries), self._computed)
         elif self._closed is not None:
             self._closed.set()
+
+    def _is_quick(self, batch: list[_Waiting[E, R]]) -> bool:
+        """Whether to compute a batch here: never while the thread may be using the core."""
+        if not self._inline_seconds or self._pace is None or self._thread.under_way:
+            return False
+        return self._pace * sum(waiting.weight for waiting in batch) < self._inline_seconds
 
     def _take(self) -> list[_Waiting[E, R]]:
         """Return the next entries that are still wanted and still in time."""
@@ -181,9 +207,15 @@ class Batcher(Generic[E, R]):
         return [result for entry in entries for result in self._results([entry])]
 
     def _computed(self, computed: _Computed[R] | None, error: Exception | None) -> None:
-        """Take a batch's results, and let the core go on before they are handed out."""
+        """Take a batch from the thread, and let it go on before the results are handed out."""
         batch, self._computing = self._computing, []
-        self._begin()
+        self._begin(here=False)
+        self._hand_out(batch, computed, error)
+
+    def _hand_out(
+        self, batch: list[_Waiting[E, R]], computed: _Computed[R] | None, error: Exception | None
+    ) -> None:
+        """Give the entries of a batch their results."""
         if computed is None:
             results: Sequence[R | Exception] = [error or RuntimeError("no results")] * len(batch)
             computed = _Computed(results, time.monotonic(), 0.0)
@@ -200,9 +232,12 @@ class Batcher(Generic[E, R]):
                 waiting.future.set_result(Answer(result, queued))
 
     def _measure(self, batch: list[_Waiting[E, R]], computed: _Computed[R]) -> None:
+        weight = sum(waiting.weight for waiting in batch)
+        pace = computed.seconds / max(1, weight)
+        self._pace = pace if self._pace is None else self._pace + _NEWEST * (pace - self._pace)
         self._compute_seconds.observe(computed.seconds)
         self._batch_size.observe(len(batch))
-        self._batch_weight.observe(sum(waiting.weight for waiting in batch))
+        self._batch_weight.observe(weight)
         for waiting in batch:
             self._queue_seconds.observe(computed.started - waiting.arrived)
 

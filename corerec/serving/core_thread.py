@@ -17,6 +17,16 @@ Done = Callable[[T | None, Exception | None], None]
 _Job = tuple[Callable[[], Any], Done[Any], asyncio.AbstractEventLoop]
 
 
+def outcome(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """Return what `work` returns, or the error that it ends in."""
+    try:
+        return work(), None
+    except Exception as error:
+        return None, error
+    except BaseException as error:  # a panic of a library in Rust: whoever runs this goes on
+        return None, RuntimeError(f"{type(error).__name__}: {error}")
+
+
 class CoreThread:
     """A thread and its queue.
 
@@ -26,12 +36,19 @@ class CoreThread:
 
     def __init__(self, name: str) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self.under_way = 0
+        """Jobs that were started and have not been reported yet."""
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     def start(self, work: Callable[[], T], done: Done[T]) -> None:
         """Run `work` after what was started before, then `done` in the running event loop."""
+        self.under_way += 1
         self._jobs.put((work, done, asyncio.get_running_loop()))
+
+    def _report(self, done: Done[Any], result: Any, error: Exception | None) -> None:
+        self.under_way -= 1
+        done(result, error)
 
     def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Return what `work` returns or raises."""
@@ -51,16 +68,10 @@ class CoreThread:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             work, done, loop = job
-            result, failure = None, None
-            try:
-                result = work()
-            except Exception as error:
-                failure = error
-            except BaseException as error:  # a panic of a library in Rust: the thread goes on
-                failure = RuntimeError(f"{type(error).__name__}: {error}")
+            result, error = outcome(work)
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(done, result, failure)
-            del job, work, done, loop, result, failure  # hold nothing while waiting
+                loop.call_soon_threadsafe(self._report, done, result, error)
+            del job, work, done, loop, result, error  # hold nothing while waiting
 
     def close(self) -> None:
         """End the thread after what was started."""

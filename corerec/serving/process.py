@@ -144,6 +144,7 @@ def stage_process(
             max_queue=config.max_queue,
             max_batch=config.max_batch,
             max_weight=config.max_batch_weight,
+            inline_seconds=config.inline_ms / 1000,
             observe=observe(core, metrics),
         )
         await asyncio.to_thread(core.warm)

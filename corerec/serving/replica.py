@@ -63,7 +63,7 @@ class Replica:
         self._timeouts = 0
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self._stream = StreamClient(self._channel, contract)
-        self.call = self._stream.call
+        self.send = self._stream.send
         self._health = health_pb2_grpc.HealthStub(self._channel)
         self._probe: asyncio.Task[None] | None = None
         self._probe_until_up(0.0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 from corerec.errors import CoreRecError, DeadlineExceeded
 from corerec.serving.budget import Budget
 from corerec.serving.replica import Replica
+from corerec.serving.stream_client import Sending
 
 E = TypeVar("E")
 R = TypeVar("R")
@@ -37,7 +38,7 @@ class Waiting(Generic[E, R]):
         try:
             return await self.future
         except (DeadlineExceeded, asyncio.CancelledError):
-            for attempt in self.attempts:
+            for attempt in list(self.attempts):  # one that nobody waits for leaves the list
                 attempt.one_left()
             raise
         finally:
@@ -58,15 +59,22 @@ class Sent(Generic[E, R]):
 class Attempt(Generic[E, R]):
     """One RPC with those entries of a batch that still wait."""
 
-    __slots__ = ("abandoned", "batch", "call", "replica", "second", "sent", "started", "wanted")
+    __slots__ = ("abandon", "batch", "replica", "second", "sending", "sent", "started", "wanted")
 
     def __init__(
-        self, sent: Sent[E, R], batch: list[Waiting[E, R]], replica: Replica, *, second: bool
+        self,
+        sent: Sent[E, R],
+        batch: list[Waiting[E, R]],
+        replica: Replica,
+        abandon: Callable[[Attempt[E, R]], None],
+        *,
+        second: bool,
     ) -> None:
+        """`abandon` is called when nobody waits for it any more."""
         self.sent, self.batch, self.replica, self.second = sent, batch, replica, second
         self.started = time.monotonic()
-        self.call: Any = None
-        self.wanted, self.abandoned = len(batch), False
+        self.sending: Sending | None = None
+        self.wanted, self.abandon = len(batch), abandon
         sent.open += 1
         replica.in_flight += 1
         replica.sent += 1
@@ -76,9 +84,9 @@ class Attempt(Generic[E, R]):
     def one_left(self) -> None:
         """Note that the caller of one entry is gone; without any, cancel the RPC."""
         self.wanted -= 1
-        if not self.wanted and self.call is not None:
-            self.abandoned = True
-            self.call.cancel()
+        if not self.wanted and self.sending is not None:
+            self.sending.cancel()
+            self.abandon(self)
 
     def end(self) -> None:
         """Let everything go, also of each other: the collector has nothing to find."""

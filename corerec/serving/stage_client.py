@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -31,7 +32,6 @@ from corerec.serving.status import Internal, error_of, error_of_call
 E = TypeVar("E")
 R = TypeVar("R")
 
-_SLACK_SECONDS = 0.005  # an RPC ends a little after its last entry, so that entries end first
 _RETRY_SHARE = 0.1  # attempts / requests <= 1.1 in the long run
 _RETRY_RESERVE = 20.0  # and this many at once, so that one dead replica can be ridden out
 
@@ -63,9 +63,8 @@ class RemoteStage(Generic[E, R]):
         self._max_batch, self._max_weight, self._max_queue = max_batch, max_weight, max_queue
         self._late = f"{contract.stage} did not answer within its share of the budget"
         self._queues: dict[str, deque[Waiting[E, R]]] = {}  # by release: one RPC has one
-        self._tasks: set[asyncio.Task[None]] = set()
         self._retry_tokens = _RETRY_RESERVE
-        self._pumping = False
+        self._pumping = self._closed = False
         self._depth = Depth(max_in_flight)
         self._metrics = StageMetrics(metrics, contract.stage, self._depth)
         self._replicas = ReplicaSet(
@@ -127,7 +126,7 @@ class RemoteStage(Generic[E, R]):
             self._hedge.earn()
             if self._replicas.several:
                 self._look_later(sent, replica)
-        self._ask(Attempt(sent, sent.batch, replica, second=False))
+        self._ask(Attempt(sent, sent.batch, replica, self._abandoned, second=False))
 
     def _look_later(self, sent: Sent[E, R], first: Replica) -> None:
         assert self._hedge is not None
@@ -142,12 +141,12 @@ class RemoteStage(Generic[E, R]):
         other = self._replicas.other_than(first)
         assert self._hedge is not None
         if other is not None and self._hedge.spend():
-            self._ask(Attempt(sent, batch, other, second=True))
+            self._ask(Attempt(sent, batch, other, self._abandoned, second=True))
         else:  # nobody to ask, or nothing left to ask with; what hangs still hangs a little later
             self._look_later(sent, first)
 
     def _ask(self, attempt: Attempt[E, R]) -> None:
-        """Send the RPC, now, and take its answer in a task."""
+        """Send the RPC, now."""
         contract, batch = self._contract, attempt.batch
         self._metrics.sent(attempt)
         try:
@@ -155,40 +154,37 @@ class RemoteStage(Generic[E, R]):
                 release=attempt.sent.release,
                 entries=[contract.entry_to_proto(w.entry, w.budget.micros) for w in batch],
             )
-            timeout = max(w.budget.remaining for w in batch) + _SLACK_SECONDS
-            attempt.call = attempt.replica.call(request, timeout)
+            attempt.sending = attempt.replica.send(request, partial(self._answered, attempt))
         except Exception as error:
             self._end(attempt, "INTERNAL")
             if not attempt.sent.open:
                 fail(batch, Internal(f"{contract.stage} could not be asked: {error}"))
-            return
-        task = asyncio.create_task(self._answered(attempt))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
-    async def _answered(self, attempt: Attempt[E, R]) -> None:
-        outcome = "OK"
+    def _answered(
+        self, attempt: Attempt[E, R], response: Any, error: grpc.aio.AioRpcError | None
+    ) -> None:
+        """Take the RPC's answer, or what it failed with as a whole."""
+        outcome = "OK" if error is None else error.code().name
         try:
-            response = await attempt.call
-            attempt.replica.succeeded()
-            self._measure(attempt)
-            self._deliver(attempt.batch, response)
-        except grpc.aio.AioRpcError as error:
-            outcome = error.code().name
-            self._failed(attempt, error)
-        except asyncio.CancelledError:
-            outcome = "CANCELLED"
-            if not attempt.abandoned:  # this task itself was cancelled
-                raise
-            if all(w.budget.expired for w in attempt.batch):  # it was too slow for all of them
-                attempt.replica.timed_out()
-        except Exception as error:
+            if error is None:
+                attempt.replica.succeeded()
+                self._measure(attempt)
+                self._deliver(attempt.batch, response)
+            else:
+                self._failed(attempt, error)
+        except Exception as wrong:
             outcome = "INTERNAL"
             if attempt.sent.open == 1:
-                text = f"{self._contract.stage} answered something invalid: {error}"
+                text = f"{self._contract.stage} answered something invalid: {wrong}"
                 fail(attempt.batch, Internal(text))
         finally:
             self._end(attempt, outcome)
+
+    def _abandoned(self, attempt: Attempt[E, R]) -> None:
+        """End an RPC that nobody waits for, and was cancelled."""
+        if all(waiting.budget.expired for waiting in attempt.batch):  # too slow for all of them
+            attempt.replica.timed_out()
+        self._end(attempt, "CANCELLED")
 
     def _end(self, attempt: Attempt[E, R], outcome: str) -> None:
         self._metrics.ended(attempt, outcome, time.monotonic())
@@ -229,8 +225,8 @@ class RemoteStage(Generic[E, R]):
         """Handle an RPC that failed as a whole: retry what may be retried, fail the rest."""
         sent, batch, replica = attempt.sent, attempt.batch, attempt.replica
         code, failure = error.code(), error_of_call(error)
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            replica.timed_out()
+        if self._closed:
+            pass
         elif code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             # CANCELLED is a server's that ends: calls cancelled here never come to this place.
             replica.failed(error.details() or "unavailable")
@@ -247,7 +243,7 @@ class RemoteStage(Generic[E, R]):
     def _requeue(self, release: str, batch: list[Waiting[E, R]]) -> list[Waiting[E, R]]:
         """Put entries back that may be tried once more; return the others."""
         refused: list[Waiting[E, R]] = []
-        can_retry = self._replicas.any_up
+        can_retry = self._replicas.any_up and not self._closed
         for waiting in reversed(batch):
             if waiting.retried or not can_retry or self._retry_tokens < 1.0:
                 refused.append(waiting)
@@ -271,9 +267,7 @@ class RemoteStage(Generic[E, R]):
 
     async def close(self) -> None:
         """Stop following replicas and close every channel."""
+        self._closed = True
         self._replicas.stop()
         self._queues.clear()  # nothing is sent any more
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._replicas.close()

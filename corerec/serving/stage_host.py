@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from corerec.errors import (
@@ -17,7 +17,7 @@ from corerec.serving.budget import Budget
 from corerec.serving.contracts import MAX_ENTRIES, StageContract
 from corerec.serving.metrics import Metrics
 from corerec.serving.status import code_of, entry_status
-from corerec.serving.stream_server import StreamServer
+from corerec.serving.stream_server import Outcomes, StreamServer
 from corerec.stages import StageCore
 
 E = TypeVar("E")
@@ -58,14 +58,15 @@ class StageHost(Generic[E, R]):
         max_queue: int,
         max_batch: int,
         max_weight: int = MAX_WEIGHT,
+        inline_seconds: float = 0.0,
         observe: Callable[[R], None] | None = None,
     ) -> None:
         self.contract = contract
         self._metrics = metrics
         self._max_queue, self._max_batch, self._max_weight = max_queue, max_batch, max_weight
-        self._observe = observe
+        self._inline_seconds, self._observe = inline_seconds, observe
         self._batchers: dict[str, Runner[E, R]] = {}
-        self.streams = StreamServer(contract, metrics, self.answer)
+        self.streams = StreamServer(contract, metrics, begin=self.begin, response=self.response)
 
     def add(self, core: StageCore[E, R]) -> Batcher[E, R]:
         """Hold a core, warmed already, under its release."""
@@ -77,6 +78,7 @@ class StageHost(Generic[E, R]):
             max_batch=self._max_batch,
             max_weight=self._max_weight,
             observe=self._observe,
+            inline_seconds=self._inline_seconds,
         )
         self.hold(core.release, batcher)
         return batcher
@@ -106,8 +108,14 @@ class StageHost(Generic[E, R]):
                 f"it holds {self.releases}"
             ) from None
 
-    async def answer(self, request: Any, remaining: float | None = None) -> Any:
-        """Return the response to a batch, each entry with its own status.
+    async def answer(self, request: Any, remaining: float) -> Any:
+        """Return the response to a call that has `remaining` seconds left. Raises as `begin`."""
+        outcomes = self.begin(request, remaining)
+        await _all_done(outcomes)
+        return self.response(outcomes)
+
+    def begin(self, request: Any, remaining: float | None = None) -> Outcomes:
+        """Begin a batch: the outcome of each entry, in order.
 
         `remaining` are the seconds that its call has left; in a stream only entries have budgets.
 
@@ -120,9 +128,11 @@ class StageHost(Generic[E, R]):
                 f"entries must number in [1, {MAX_ENTRIES}], got {len(request.entries)}"
             )
         batcher = self.batcher(request.release)
-        outcomes = [self._submit(batcher, entry, remaining) for entry in request.entries]
-        await _all_done(outcomes)
-        return self.contract.response(results=[self._result(o) for o in outcomes])
+        return [self._submit(batcher, entry, remaining) for entry in request.entries]
+
+    def response(self, outcomes: Outcomes) -> Any:
+        """Return the response once every outcome is known, each entry with its own status."""
+        return self.contract.response(results=[self._result(outcome) for outcome in outcomes])
 
     def _submit(
         self, batcher: Runner[E, R], message: Any, remaining: float | None
@@ -157,7 +167,7 @@ class StageHost(Generic[E, R]):
         await asyncio.gather(*(b.close() for b in self._batchers.values()))
 
 
-async def _all_done(outcomes: Sequence[asyncio.Future[Any] | CoreRecError]) -> None:
+async def _all_done(outcomes: Outcomes) -> None:
     """Return when every future is done; cancel them when the caller leaves.
 
     One after the other, as a batch's futures end together: `gather` would cost as much as the rest

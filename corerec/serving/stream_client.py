@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
 from grpc.aio import AioRpcError, Metadata
 
 from corerec.serving.contracts import StageContract
+from corerec.serving.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
-_Future = asyncio.Future[Any]
+Done = Callable[[Any, AioRpcError | None], None]
+"""Called once with a batch's response, or with what the batch as a whole ended with."""
+
 _ENDED = "the server ended the stream; it may be shutting down"
 
 
@@ -36,24 +41,34 @@ class StreamClient:
         self._number = 0
         self._lane: _Lane | None = None
 
-    def call(self, batch: Any, timeout: float) -> _Future:
-        """Send a batch and return the future of its response; cancelling it tells the server.
+    def send(self, batch: Any, done: Done) -> Sending:
+        """Send a batch; `done` is called with its response, unless it is cancelled first.
 
-        It ends with AioRpcError: of the batch as a whole; DEADLINE_EXCEEDED after `timeout`
-        seconds; UNAVAILABLE, or what else the stream ended with, when it broke.
+        An error is that of the batch as a whole, or UNAVAILABLE, or what else the stream ended
+        with, when it broke. There is no deadline: whoever waits cancels.
         """
         if self._lane is None or self._lane.ended:
             self._lane = _Lane(self._open_stream(), self._contract)
         self._number += 1
-        return self._lane.call(self._number, batch, timeout)
+        return self._lane.send(self._number, batch, done)
 
     async def close(self, grace: float | None) -> None:
         """End the stream once its batches are answered, at most `grace` seconds from now."""
-        if self._lane is None:
-            return
-        if self._lane.waits and grace:
-            await asyncio.wait(list(self._lane.waits.values()), timeout=grace)
-        await self._lane.close()
+        if self._lane is not None:
+            await self._lane.close(grace)
+
+
+class Sending:
+    """A batch under way."""
+
+    __slots__ = ("_lane", "_number")
+
+    def __init__(self, lane: _Lane, number: int) -> None:
+        self._lane, self._number = lane, number
+
+    def cancel(self) -> None:
+        """Tell the server that nobody waits; `done` is not called any more."""
+        self._lane.cancel(self._number)
 
 
 class _Lane:
@@ -61,38 +76,26 @@ class _Lane:
 
     def __init__(self, stream: Any, contract: StageContract[Any, Any]) -> None:
         self._stream, self._contract = stream, contract
-        self._loop = asyncio.get_running_loop()
-        self.waits: dict[int, _Future] = {}
-        """Batches without an answer, by number."""
+        self._waits: dict[int, Done] = {}  # by batches without an answer
+        self._empty: asyncio.Future[None] | None = None
         self.ended = False
-        self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
-        self._tasks = [
-            self._loop.create_task(self._write(), name="stage-stream-write"),
-            self._loop.create_task(self._read(), name="stage-stream-read"),
-        ]
+        self._outbox = Outbox(self._write, name="stage-stream-write")
+        self._reading = asyncio.create_task(self._read(), name="stage-stream-read")
 
-    def call(self, number: int, batch: Any, timeout: float) -> _Future:
-        message: bytes = self._contract.stream_request(call=number, batch=batch).SerializeToString()
-        future: _Future = self._loop.create_future()
-        self.waits[number] = future
-        self._outgoing.put_nowait(message)
-        timer = self._loop.call_later(timeout, _end, future, grpc.StatusCode.DEADLINE_EXCEEDED)
-        future.add_done_callback(lambda done: self._done(number, done, timer))
-        return future
+    def send(self, number: int, batch: Any, done: Done) -> Sending:
+        message = self._contract.stream_request(call=number, batch=batch).SerializeToString()
+        self._waits[number] = done
+        self._outbox.put(message)
+        return Sending(self, number)
 
-    def _done(self, number: int, future: _Future, timer: asyncio.TimerHandle) -> None:
-        timer.cancel()
-        if self.waits.pop(number, None) is not None and not self.ended:
-            # Cancelled or late: whoever computes it may stop.
-            unwanted = self._contract.stream_request(call=number)
-            self._outgoing.put_nowait(unwanted.SerializeToString())
+    def cancel(self, number: int) -> None:
+        if self._waits.pop(number, None) is not None and not self.ended:
+            self._outbox.put(self._contract.stream_request(call=number).SerializeToString())
+            self._left()
 
-    async def _write(self) -> None:
-        try:
-            while True:
-                await self._stream.write(await self._outgoing.get())
-        except (AioRpcError, asyncio.InvalidStateError):
-            pass  # the reader learns the same, and why
+    async def _write(self, message: bytes) -> None:
+        with suppress(AioRpcError, asyncio.InvalidStateError):  # the reader learns why
+            await self._stream.write(message)
 
     async def _read(self) -> None:
         code, details = grpc.StatusCode.UNAVAILABLE, _ENDED
@@ -109,32 +112,41 @@ class _Lane:
             code, details = grpc.StatusCode.INTERNAL, str(error)
         finally:  # whatever it was, nobody waits on
             self.ended = True
-            self._tasks[0].cancel()
-            waits, self.waits = self.waits, {}
-            for future in waits.values():
-                _end(future, code, details)
+            self._outbox.task.cancel()
+            waits, self._waits = self._waits, {}
+            for done in waits.values():
+                done(None, _error(code, details))
+            self._left()
 
     def _take(self, response: Any) -> None:
-        future = self.waits.pop(response.call, None)
-        if future is None or future.done():
-            return  # late, or nobody waits for it any more
+        done = self._waits.pop(response.call, None)
+        if done is None:
+            return  # nobody waits for it any more
         if response.status.code:
             code = _CODES.get(response.status.code, grpc.StatusCode.UNKNOWN)
-            _end(future, code, response.status.message)
+            done(None, _error(code, response.status.message))
         else:
-            future.set_result(response.batch)
+            done(response.batch, None)
+        self._left()
 
-    async def close(self) -> None:
+    def _left(self) -> None:
+        if self._empty is not None and not self._waits and not self._empty.done():
+            self._empty.set_result(None)
+
+    async def close(self, grace: float | None) -> None:
+        if self._waits and grace:
+            self._empty = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._empty], timeout=grace)
         self.ended = True
-        for task in self._tasks:
+        tasks = [self._outbox.task, self._reading]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._stream.cancel()
 
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-def _end(future: _Future, code: grpc.StatusCode, details: str = "") -> None:
-    if not future.done():
-        future.set_exception(AioRpcError(code, Metadata(), Metadata(), details=details))
+def _error(code: grpc.StatusCode, details: str) -> AioRpcError:
+    return AioRpcError(code, Metadata(), Metadata(), details=details)

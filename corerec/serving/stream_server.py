@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -13,25 +14,33 @@ import grpc
 from corerec.errors import CoreRecError
 from corerec.serving.contracts import StageContract
 from corerec.serving.metrics import Metrics
+from corerec.serving.outbox import Outbox
 from corerec.serving.status import code_of, entry_status
 
 log = logging.getLogger(__name__)
+
+Outcomes = Sequence[asyncio.Future[Any] | CoreRecError]
+"""Of a batch's entries: what each will end with, or why it was not begun."""
 
 
 class StreamServer:
     """Serves the streams of one stage.
 
     Args:
-        answer: returns the response to a batch, or raises what a call would fail with.
+        begin: begins a batch, or raises what a call would fail with.
+        response: builds the response once every future of the outcomes is done.
     """
 
     def __init__(
         self,
         contract: StageContract[Any, Any],
         metrics: Metrics,
-        answer: Callable[[Any], Awaitable[Any]],
+        *,
+        begin: Callable[[Any], Outcomes],
+        response: Callable[[Outcomes], Any],
     ) -> None:
-        self._contract, self._metrics, self._answer = contract, metrics, answer
+        self._contract, self._metrics = contract, metrics
+        self._begin, self._response = begin, response
         self._ok_seconds = self._seconds("OK")
         self._streams: set[_Stream] = set()
         self._ending = False
@@ -53,26 +62,65 @@ class StreamServer:
         for stream in self._streams:
             stream.end()
 
-    async def response(self, number: int, batch: Any) -> Any:
-        """Return the message that answers a batch."""
-        started, code = time.monotonic(), "OK"
+    def begin(self, batch: Any) -> Outcomes | Exception:
+        """Return the batch's outcomes, or what it failed with as a whole."""
         try:
-            return self._contract.stream_response(call=number, batch=await self._answer(batch))
-        except asyncio.CancelledError:
-            code = "CANCELLED"
-            raise
+            return self._begin(batch)
         except Exception as error:
-            code = code_of(error).name
-            if not isinstance(error, CoreRecError) or code == "INTERNAL":
-                log.exception("%s failed", self._contract.stream_path)
-            return self._contract.stream_response(call=number, status=entry_status(error))
-        finally:
-            measured = self._ok_seconds if code == "OK" else self._seconds(code)
-            measured.observe(time.monotonic() - started)
+            return error
+
+    def message(self, call: _Call) -> Any:
+        """Return the message that answers a batch whose outcomes are known."""
+        outcomes = call.outcomes
+        if not isinstance(outcomes, Exception):
+            try:
+                response = self._response(outcomes)
+                message = self._contract.stream_response(call=call.number, batch=response)
+                self.count(call, "OK")
+                return message
+            except Exception as error:
+                outcomes = error
+        code = code_of(outcomes).name
+        if not isinstance(outcomes, CoreRecError) or code == "INTERNAL":
+            log.error("%s failed", self._contract.stream_path, exc_info=outcomes)
+        self.count(call, code)
+        return self._contract.stream_response(call=call.number, status=entry_status(outcomes))
+
+    def count(self, call: _Call, code: str) -> None:
+        """Count a batch that ended."""
+        measured = self._ok_seconds if code == "OK" else self._seconds(code)
+        measured.observe(time.monotonic() - call.started)
 
     def _seconds(self, code: str) -> Any:
         contract = self._contract
         return self._metrics.rpc_seconds.labels(contract.service, contract.stream_method, code)
+
+
+class _Call:
+    """One batch that was read. Callbacks instead of a task: with few entries a task is the dearer
+    part of answering them."""
+
+    __slots__ = ("done", "number", "outcomes", "started")
+
+    def __init__(self, number: int, done: Callable[[_Call], None]) -> None:
+        self.number, self.done, self.started = number, done, time.monotonic()
+        self.outcomes: Outcomes | Exception = ()
+
+    def look(self, _: object = None) -> None:
+        """Say that it is done, now or when the last entry is."""
+        if not isinstance(self.outcomes, Exception):
+            for outcome in reversed(self.outcomes):  # entries of a batch mostly end in turn
+                if isinstance(outcome, asyncio.Future) and not outcome.done():
+                    outcome.add_done_callback(self.look)
+                    return
+        self.done(self)
+
+    def cancel(self) -> None:
+        """Compute no entry that has not been begun."""
+        if not isinstance(self.outcomes, Exception):
+            for outcome in self.outcomes:
+                if isinstance(outcome, asyncio.Future):
+                    outcome.cancel()
 
 
 class _Stream:
@@ -80,10 +128,10 @@ class _Stream:
 
     def __init__(self, server: StreamServer, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         self._server, self._context = server, context
-        self._calls: dict[int, asyncio.Task[None]] = {}
-        self._writing = asyncio.Lock()  # gRPC takes one message at a time
+        self._calls: dict[int, _Call] = {}
+        self._outbox = Outbox(self._send, name="stage-stream-write")
         self._reading: asyncio.Task[None] | None = None
-        self._ending = False
+        self._ending = self._read_all = False
 
     def end(self) -> None:
         """Read no further."""
@@ -93,30 +141,46 @@ class _Stream:
 
     async def run(self) -> None:
         """Read until the caller or this server ends the stream, then finish what was read."""
-        self._reading = asyncio.create_task(self._read())
+        self._reading = asyncio.create_task(self._read(), name="stage-stream-read")
         try:
-            await self._reading
-        except asyncio.CancelledError:
-            if not self._ending:  # the caller is gone
-                for call in self._calls.values():
-                    call.cancel()
-                raise
-        await asyncio.gather(*self._calls.values(), return_exceptions=True)
+            try:
+                await self._reading
+            except asyncio.CancelledError:
+                if not self._ending:  # the caller is gone
+                    raise
+            self._read_all = True
+            if not self._calls:
+                self._outbox.close()
+            await self._outbox.task
+        finally:
+            self._reading.cancel()
+            self._outbox.task.cancel()
+            calls, self._calls = self._calls, {}
+            for call in calls.values():
+                self._drop(call)
 
     async def _read(self) -> None:
         while (request := await self._context.read()) is not grpc.aio.EOF:
+            number = request.call
             if request.HasField("batch"):
-                call = asyncio.create_task(self._answer(request.call, request.batch))
-                self._calls[request.call] = call
-            elif unwanted := self._calls.get(request.call):
-                unwanted.cancel()
+                call = self._calls[number] = _Call(number, self._done)
+                call.outcomes = self._server.begin(request.batch)
+                call.look()
+            elif (unwanted := self._calls.pop(number, None)) is not None:
+                self._drop(unwanted)
 
-    async def _answer(self, number: int, batch: Any) -> None:
-        try:
-            message = await self._server.response(number, batch)
-            async with self._writing:
-                await self._context.write(message)
-        except (grpc.aio.BaseError, asyncio.InvalidStateError):
-            pass  # the caller went meanwhile, and learns of it by itself
-        finally:
-            self._calls.pop(number, None)
+    def _drop(self, call: _Call) -> None:
+        self._server.count(call, "CANCELLED")
+        call.cancel()
+
+    def _done(self, call: _Call) -> None:
+        if self._calls.pop(call.number, None) is None:  # nobody wants it any more
+            return
+        self._outbox.put(self._server.message(call))
+        if self._read_all and not self._calls:
+            self._outbox.close()
+
+    async def _send(self, message: Any) -> None:
+        # A caller who went meanwhile learns of it by itself.
+        with suppress(grpc.aio.BaseError, asyncio.InvalidStateError):
+            await self._context.write(message)

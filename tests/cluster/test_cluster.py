@@ -39,6 +39,14 @@ def test_the_whole_funnel_answers(cluster: Path) -> None:
     assert all(i.title and i.category for i in answer.items)
 
 
+def test_replicas_inherit_that_they_read_their_own_sockets(cluster: Path) -> None:
+    pids = [r["pid"] for own in state_of(cluster)["replicas"].values() for r in own]
+    assert len(pids) > 4
+    for pid in pids:
+        told = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        assert b"GRPC_EXPERIMENTS=-event_engine_client,-event_engine_listener" in told
+
+
 def test_the_cluster_scores_as_the_library_does(cluster: Path, tiny_release: Path) -> None:
     release = Release.open(tiny_release)
     retrieval, ranking = RetrievalCore.load(release), RankingCore.load(release, device="cpu")

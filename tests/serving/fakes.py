@@ -200,7 +200,7 @@ async def start_fake_stage(
     contract, core = _PARTS[name]
     add: Any = {"retrieval": add_retrieval, "ranking": add_ranking, "rerank": add_rerank}[name]
     process = stage_process(
-        StageConfig(drain_notice_seconds=0.05, **config),
+        StageConfig(**{"drain_notice_seconds": 0.05, "inline_ms": 0, **config}),
         contract,
         name=name,
         load=lambda: core(faults, release),

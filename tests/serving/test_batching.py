@@ -108,6 +108,81 @@ async def test_the_core_goes_on_while_results_are_handed_out_and_one_thread_does
     assert "rank-core" not in {thread.name for thread in threading.enumerate()}
 
 
+class Placed(FakeRank):
+    """Notes where each entry is computed, and finds out whether anything else runs meanwhile."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__(Faults())
+        self.places: dict[str, str] = {}
+        self.seconds, self.inside, self.overlaps = seconds, 0, 0
+
+    def alone(self, seconds: float) -> None:
+        self.inside += 1
+        self.overlaps += self.inside > 1
+        time.sleep(seconds)
+        self.inside -= 1
+
+    def answer(self, given: RankEntry):
+        self.places[given.request_id] = threading.current_thread().name
+        self.alone(self.seconds)
+        return super().answer(given)
+
+
+async def test_what_is_likely_to_be_quick_is_computed_in_the_loop_and_the_rest_on_the_thread() -> (
+    None
+):
+    core = Placed()
+    stage = Batcher(
+        core, stage="rank", metrics=Metrics(), max_batch=4, inline_seconds=0.05, max_queue=100
+    )
+    for i in range(5):
+        await stage.call(entry(f"q{i}"), Budget(5.0))
+    assert core.places.pop("q0") == "rank-core"  # nothing is known of the first
+    assert set(core.places.values()) == {threading.current_thread().name}
+    core.seconds = 0.2
+    await stage.call(entry("suddenly slow"), Budget(5.0))
+    core.places.clear()
+    answers = await asyncio.gather(*(stage.call(entry(f"s{i}"), Budget(9.0)) for i in range(6)))
+    assert len(answers) == 6
+    assert set(core.places.values()) == {"rank-core"}
+    await stage.close()
+
+
+async def test_nothing_is_computed_in_the_loop_while_the_core_is_changed_on_its_thread() -> None:
+    core = Placed()
+    stage = Batcher(core, stage="rank", metrics=Metrics(), inline_seconds=0.05)
+    await stage.call(entry("first"), Budget(5.0))
+    left = asyncio.ensure_future(stage.on_thread(lambda: core.alone(0.1)))
+    await asyncio.sleep(0.01)
+    left.cancel()  # who began the change does not wait, and it goes on all the same
+    await stage.call(entry("meanwhile"), Budget(5.0))
+    assert core.places["meanwhile"] == "rank-core"
+    await stage.call(entry("afterwards"), Budget(5.0))
+    assert core.places["afterwards"] == threading.current_thread().name
+    assert not core.overlaps
+    await stage.close()
+
+
+async def test_a_batch_that_fails_in_the_loop_ends_alone_and_closing_finishes_what_waits() -> None:
+    core = FakeRank(Faults())
+    stage = Batcher(core, stage="rank", metrics=Metrics(), max_batch=2, inline_seconds=1.0)
+    await stage.call(entry("first"), Budget(5.0))
+    broken, run = True, core.run
+
+    def breaks(entries):
+        if broken:
+            raise ValueError("broken")
+        return run(entries)
+
+    core.run = breaks
+    with pytest.raises(ValueError, match="broken"):
+        await stage.call(entry("bad"), Budget(5.0))
+    broken = False
+    waiting = [stage.submit(entry(f"e{i}"), Budget(5.0)) for i in range(5)]
+    await stage.close()
+    assert all(future.result().result.candidates.numbers.size == 3 for future in waiting)
+
+
 async def test_work_on_the_thread_returns_raises_and_may_be_left() -> None:
     stage = batcher(Faults())
     assert await stage.on_thread(lambda: 7) == 7

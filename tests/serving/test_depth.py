@@ -143,13 +143,16 @@ class FarRanking(ranking_pb2_grpc.RankingServiceServicer):
     """A stage that answers all that it is asked at once, each RPC after 20 ms: a long way off."""
 
     def __init__(self) -> None:
-        self.streams = StreamServer(RANK, Metrics(), self.answer)
+        self.streams = StreamServer(RANK, Metrics(), begin=self.begin, response=self.response)
 
-    async def answer(self, request: Any) -> Any:
-        await asyncio.sleep(0.02)
+    def begin(self, request: Any) -> list[asyncio.Future[Any]]:
+        entries = range(len(request.entries))
+        return [asyncio.ensure_future(asyncio.sleep(0.02)) for _ in entries]
+
+    def response(self, outcomes: Any) -> Any:
         one = RankResult(candidates=columns(np.arange(3, dtype=np.int64), Source.TWO_TOWER))
         message = RANK.result_to_proto(one, {})
-        return RANK.response(results=[message] * len(request.entries))
+        return RANK.response(results=[message] * len(outcomes))
 
     async def RankStream(self, requests: object, context: Any) -> None:
         await self.streams.serve(context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import urllib.request
@@ -173,3 +174,13 @@ def test_a_service_without_a_release_says_what_to_do(service: str) -> None:
     )
     assert done.returncode == 1
     assert "name the release with --release or in the deployment file" in done.stderr
+
+
+def test_how_grpc_polls_is_the_users_to_say() -> None:
+    script = "import os, corerec.serving; print(os.environ['GRPC_EXPERIMENTS'])"
+    for given, expected in (("", "-event_engine_client,-event_engine_listener"), ("own", "own")):
+        told = {k: v for k, v in os.environ.items() if k != "GRPC_EXPERIMENTS"}
+        told |= {"GRPC_EXPERIMENTS": given} if given else {}
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, capture_output=True, text=True, env=told, check=True)
+        assert done.stdout.strip() == expected

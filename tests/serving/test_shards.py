@@ -47,7 +47,8 @@ class Sharded:
     def __init__(self, release: Path, shards: int, replicas: int, store: str = "") -> None:
         self.release, self.shards, self.replicas = release, shards, replicas
         common = {"drain_notice_seconds": 0.05, "store": store, "tail_ms": 20}
-        self.shard_config = ShardConfig(**common)
+        # All run in one event loop here: a late one must not make the others late.
+        self.shard_config = ShardConfig(inline_ms=0, **common)
         self.config = RetrievalConfig(shards=shards, cache_seconds=0.0, **common)
         self.servers: list[list[ServerProcess]] = []
         self.slow: dict[tuple[int, int], SlowShard] = {}

@@ -42,14 +42,26 @@ class StageContract(Generic[E, R]):
     """Builds a stream's message from `call=` and `batch=`."""
     stream_response: Any
     """Builds a stream's message from `call=` and `batch=` or `status=`."""
-    result: Callable[..., Any]
-    """Builds one result message; an error has only `status=`."""
-    entry_to_proto: Callable[[E, int], Any]
+    write_entry: Callable[[Any, E, int], None]
+    """Fills an empty entry in its place in a batch with the entry and its budget, microseconds."""
     entry_from_proto: Callable[[Any], E]
-    result_to_proto: Callable[[R, Mapping[str, int]], Any]
+    write_result: Callable[[Any, R, Mapping[str, int]], None]
+    """Fills an empty result in its place with the result and its steps' microseconds."""
     result_from_proto: Callable[[Any], R]
     weight: Callable[[E], int] = lambda entry: 1
     """How much of an RPC an entry takes."""
+
+    def entry_to_proto(self, entry: E, budget_micros: int) -> Any:
+        """Return an entry's message alone, not in a batch."""
+        message = self.request().entries.add()
+        self.write_entry(message, entry, budget_micros)
+        return message
+
+    def result_to_proto(self, result: R, timings: Mapping[str, int]) -> Any:
+        """Return a result's message alone, not in a batch."""
+        message = self.response().results.add()
+        self.write_result(message, result, timings)
+        return message
 
     @property
     def stream_method(self) -> str:
@@ -70,10 +82,9 @@ RETRIEVE: StageContract[RetrieveEntry, RetrieveResult] = StageContract(
     response=retrieval_pb2.RetrieveResponse,
     stream_request=retrieval_pb2.RetrieveStreamRequest,
     stream_response=retrieval_pb2.RetrieveStreamResponse,
-    result=retrieval_pb2.RetrieveResult,
-    entry_to_proto=retrieval.retrieve_entry_to_proto,
+    write_entry=retrieval.write_retrieve_entry,
     entry_from_proto=retrieval.retrieve_entry_from_proto,
-    result_to_proto=retrieval.retrieve_result_to_proto,
+    write_result=retrieval.write_retrieve_result,
     result_from_proto=retrieval.retrieve_result_from_proto,
 )
 SEARCH: StageContract[SearchEntry, SearchResult] = StageContract(
@@ -84,10 +95,9 @@ SEARCH: StageContract[SearchEntry, SearchResult] = StageContract(
     response=retrieval_pb2.SearchResponse,
     stream_request=retrieval_pb2.SearchStreamRequest,
     stream_response=retrieval_pb2.SearchStreamResponse,
-    result=retrieval_pb2.SearchResult,
-    entry_to_proto=search.search_entry_to_proto,
+    write_entry=search.write_search_entry,
     entry_from_proto=search.search_entry_from_proto,
-    result_to_proto=search.search_result_to_proto,
+    write_result=search.write_search_result,
     result_from_proto=search.search_result_from_proto,
 )
 RANK: StageContract[RankEntry, RankResult] = StageContract(
@@ -98,10 +108,9 @@ RANK: StageContract[RankEntry, RankResult] = StageContract(
     response=ranking_pb2.RankResponse,
     stream_request=ranking_pb2.RankStreamRequest,
     stream_response=ranking_pb2.RankStreamResponse,
-    result=ranking_pb2.RankResult,
-    entry_to_proto=ranking.rank_entry_to_proto,
+    write_entry=ranking.write_rank_entry,
     entry_from_proto=ranking.rank_entry_from_proto,
-    result_to_proto=ranking.rank_result_to_proto,
+    write_result=ranking.write_rank_result,
     result_from_proto=ranking.rank_result_from_proto,
     weight=lambda entry: len(entry.candidates),
 )
@@ -113,9 +122,8 @@ RERANK: StageContract[RerankEntry, RerankResult] = StageContract(
     response=rerank_pb2.RerankResponse,
     stream_request=rerank_pb2.RerankStreamRequest,
     stream_response=rerank_pb2.RerankStreamResponse,
-    result=rerank_pb2.RerankResult,
-    entry_to_proto=rerank.rerank_entry_to_proto,
+    write_entry=rerank.write_rerank_entry,
     entry_from_proto=rerank.rerank_entry_from_proto,
-    result_to_proto=rerank.rerank_result_to_proto,
+    write_result=rerank.write_rerank_result,
     result_from_proto=rerank.rerank_result_from_proto,
 )

@@ -150,15 +150,19 @@ class RemoteStage(Generic[E, R]):
         contract, batch = self._contract, attempt.batch
         self._metrics.sent(attempt)
         try:
-            request = contract.request(
-                release=attempt.sent.release,
-                entries=[contract.entry_to_proto(w.entry, w.budget.micros) for w in batch],
+            attempt.sending = attempt.replica.send(
+                partial(self._write, attempt), partial(self._answered, attempt)
             )
-            attempt.sending = attempt.replica.send(request, partial(self._answered, attempt))
         except Exception as error:
             self._end(attempt, "INTERNAL")
             if not attempt.sent.open:
                 fail(batch, Internal(f"{contract.stage} could not be asked: {error}"))
+
+    def _write(self, attempt: Attempt[E, R], request: Any) -> None:
+        """Fill the message of an RPC."""
+        request.release, entries = attempt.sent.release, request.entries
+        for waiting in attempt.batch:
+            self._contract.write_entry(entries.add(), waiting.entry, waiting.budget.micros)
 
     def _answered(
         self, attempt: Attempt[E, R], response: Any, error: grpc.aio.AioRpcError | None

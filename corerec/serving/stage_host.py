@@ -66,7 +66,7 @@ class StageHost(Generic[E, R]):
         self._max_queue, self._max_batch, self._max_weight = max_queue, max_batch, max_weight
         self._inline_seconds, self._observe = inline_seconds, observe
         self._batchers: dict[str, Runner[E, R]] = {}
-        self.streams = StreamServer(contract, metrics, begin=self.begin, response=self.response)
+        self.streams = StreamServer(contract, metrics, begin=self.begin, respond=self.respond)
 
     def add(self, core: StageCore[E, R]) -> Batcher[E, R]:
         """Hold a core, warmed already, under its release."""
@@ -112,7 +112,9 @@ class StageHost(Generic[E, R]):
         """Return the response to a call that has `remaining` seconds left. Raises as `begin`."""
         outcomes = self.begin(request, remaining)
         await _all_done(outcomes)
-        return self.response(outcomes)
+        response = self.contract.response()
+        self.respond(response, outcomes)
+        return response
 
     def begin(self, request: Any, remaining: float | None = None) -> Outcomes:
         """Begin a batch: the outcome of each entry, in order.
@@ -130,9 +132,10 @@ class StageHost(Generic[E, R]):
         batcher = self.batcher(request.release)
         return [self._submit(batcher, entry, remaining) for entry in request.entries]
 
-    def response(self, outcomes: Outcomes) -> Any:
-        """Return the response once every outcome is known, each entry with its own status."""
-        return self.contract.response(results=[self._result(outcome) for outcome in outcomes])
+    def respond(self, response: Any, outcomes: Outcomes) -> None:
+        """Fill a response once every outcome is known, each entry with its own status."""
+        for outcome in outcomes:
+            self._write_result(response.results.add(), outcome)
 
     def _submit(
         self, batcher: Runner[E, R], message: Any, remaining: float | None
@@ -146,16 +149,19 @@ class StageHost(Generic[E, R]):
         except CoreRecError as error:
             return error
 
-    def _result(self, outcome: asyncio.Future[Answer[R]] | CoreRecError) -> Any:
+    def _write_result(
+        self, message: Any, outcome: asyncio.Future[Answer[R]] | CoreRecError
+    ) -> None:
         error = outcome.exception() if isinstance(outcome, asyncio.Future) else outcome
         if error is None:
             assert isinstance(outcome, asyncio.Future)
             answer = outcome.result()
             timings = {"queue": answer.queue_micros, **answer.result.timings}  # type: ignore[attr-defined]
-            return self.contract.result_to_proto(answer.result, timings)
+            self.contract.write_result(message, answer.result, timings)
+            return
         code = code_of(error).name
         self._metrics.entry_errors.labels(self.contract.stage, code).inc()
-        return self.contract.result(status=entry_status(error))
+        message.status.CopyFrom(entry_status(error))
 
     async def probe(self) -> None:
         """Return when every core's thread answers."""

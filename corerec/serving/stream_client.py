@@ -20,6 +20,8 @@ from corerec.serving.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
+Write = Callable[[Any], None]
+"""Fills the empty message of a batch."""
 Done = Callable[[Any, AioRpcError | None], None]
 """Called once with a batch's response, or with what the batch as a whole ended with."""
 
@@ -41,16 +43,18 @@ class StreamClient:
         self._number = 0
         self._lane: _Lane | None = None
 
-    def send(self, batch: Any, done: Done) -> Sending:
+    def send(self, write: Write, done: Done) -> Sending:
         """Send a batch; `done` is called with its response, unless it is cancelled first.
 
+        `write` fills the batch in its place in the stream's message: a message that is given to
+        another is copied. What it raises is raised here, and nothing is sent.
         An error is that of the batch as a whole, or UNAVAILABLE, or what else the stream ended
         with, when it broke. There is no deadline: whoever waits cancels.
         """
         if self._lane is None or self._lane.ended:
             self._lane = _Lane(self._open_stream(), self._contract)
         self._number += 1
-        return self._lane.send(self._number, batch, done)
+        return self._lane.send(self._number, write, done)
 
     async def close(self, grace: float | None) -> None:
         """End the stream once its batches are answered, at most `grace` seconds from now."""
@@ -82,10 +86,12 @@ class _Lane:
         self._outbox = Outbox(self._write, name="stage-stream-write")
         self._reading = asyncio.create_task(self._read(), name="stage-stream-read")
 
-    def send(self, number: int, batch: Any, done: Done) -> Sending:
-        message = self._contract.stream_request(call=number, batch=batch).SerializeToString()
+    def send(self, number: int, write: Write, done: Done) -> Sending:
+        message = self._contract.stream_request(call=number)
+        write(message.batch)
+        raw = message.SerializeToString()
         self._waits[number] = done
-        self._outbox.put(message)
+        self._outbox.put(raw)
         return Sending(self, number)
 
     def cancel(self, number: int) -> None:
@@ -104,6 +110,10 @@ class _Lane:
                 self._take(response)
         except AioRpcError as error:
             code, details = error.code(), error.details() or ""
+            if code is grpc.StatusCode.INTERNAL:
+                # grpc.aio says so of a stream that ended while it was being written to. What a
+                # batch failed with comes in a message.
+                code = grpc.StatusCode.UNAVAILABLE
         except asyncio.CancelledError:  # closed here, or with the channel
             code, details = grpc.StatusCode.CANCELLED, "the stream was closed"
             raise

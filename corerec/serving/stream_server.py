@@ -28,7 +28,7 @@ class StreamServer:
 
     Args:
         begin: begins a batch, or raises what a call would fail with.
-        response: builds the response once every future of the outcomes is done.
+        respond: fills an empty response once every future of the outcomes is done.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class StreamServer:
         metrics: Metrics,
         *,
         begin: Callable[[Any], Outcomes],
-        response: Callable[[Outcomes], Any],
+        respond: Callable[[Any, Outcomes], None],
     ) -> None:
         self._contract, self._metrics = contract, metrics
-        self._begin, self._response = begin, response
+        self._begin, self._respond = begin, respond
         self._ok_seconds = self._seconds("OK")
         self._streams: set[_Stream] = set()
         self._ending = False
@@ -74,8 +74,8 @@ class StreamServer:
         outcomes = call.outcomes
         if not isinstance(outcomes, Exception):
             try:
-                response = self._response(outcomes)
-                message = self._contract.stream_response(call=call.number, batch=response)
+                message = self._contract.stream_response(call=call.number)
+                self._respond(message.batch, outcomes)
                 self.count(call, "OK")
                 return message
             except Exception as error:

@@ -143,16 +143,16 @@ class FarRanking(ranking_pb2_grpc.RankingServiceServicer):
     """A stage that answers all that it is asked at once, each RPC after 20 ms: a long way off."""
 
     def __init__(self) -> None:
-        self.streams = StreamServer(RANK, Metrics(), begin=self.begin, response=self.response)
+        self.streams = StreamServer(RANK, Metrics(), begin=self.begin, respond=self.respond)
 
     def begin(self, request: Any) -> list[asyncio.Future[Any]]:
         entries = range(len(request.entries))
         return [asyncio.ensure_future(asyncio.sleep(0.02)) for _ in entries]
 
-    def response(self, outcomes: Any) -> Any:
+    def respond(self, response: Any, outcomes: Any) -> None:
         one = RankResult(candidates=columns(np.arange(3, dtype=np.int64), Source.TWO_TOWER))
-        message = RANK.result_to_proto(one, {})
-        return RANK.response(results=[message] * len(outcomes))
+        for _ in outcomes:
+            RANK.write_result(response.results.add(), one, {})
 
     async def RankStream(self, requests: object, context: Any) -> None:
         await self.streams.serve(context)

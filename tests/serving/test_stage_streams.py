@@ -45,7 +45,7 @@ class Asked(asyncio.Future):
 
     def __init__(self, client: StreamClient, batch: Any) -> None:
         super().__init__()
-        self.sending = client.send(batch, self.done_with)
+        self.sending = client.send(lambda message: message.CopyFrom(batch), self.done_with)
 
     def done_with(self, response: Any, error: grpc.aio.AioRpcError | None) -> None:
         if error is None:
@@ -145,3 +145,32 @@ async def test_a_stream_that_breaks_ends_all_its_batches_and_the_next_opens_anot
         assert faults.hold is not None
         faults.hold.set()
         assert (await Asked(client, batch("after"))).results[0].status.code == 0
+
+
+class EndedInWrite:
+    """A stream of grpc.aio that the server ended while it was being written to."""
+
+    def __init__(self) -> None:
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def write(self, message: bytes) -> None:
+        self.failed.set_result(None)
+        await self.read()
+
+    async def read(self) -> Any:
+        await self.failed
+        metadata, details = grpc.aio.Metadata(), "Internal error from Core"
+        raise grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, metadata, metadata, details)
+
+    def cancel(self) -> None:
+        """Hold nothing."""
+
+
+async def test_a_stream_that_ends_while_it_is_written_to_is_no_fault_of_its_batches() -> None:
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        client = StreamClient(channel, RANK)
+        client._open_stream = EndedInWrite  # type: ignore[assignment]
+        with pytest.raises(grpc.aio.AioRpcError, match="Internal error from Core") as caught:
+            await Asked(client, batch("held"))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # which may be asked again
+        await client.close(None)

@@ -17,7 +17,7 @@ from corerec.serving.wire import (
     predicates_to_proto,
     timings_to_proto,
 )
-from corerec.serving.wire.ranking import rank_entry_to_proto
+from corerec.serving.wire.ranking import write_rank_entry
 from corerec.stages import (
     Move,
     Predicate,
@@ -141,7 +141,9 @@ def test_a_request_of_ranking_survives_the_wire(history: int) -> None:
     np.testing.assert_array_equal(found.user.times, user.times)
     for name in ("numbers", "scores", "sources"):
         np.testing.assert_array_equal(getattr(found.candidates, name), getattr(sent, name))
-    newest = rank_entry_to_proto(entry, 5, history=3).user
+    message = RANK.request().entries.add()
+    write_rank_entry(message, entry, 5, history=3)
+    newest = message.user
     assert newest.history_count == min(history, 3)
     assert newest.history_item_numbers == user.items[-3:].astype("<i8").tobytes()
     assert newest.history_event_times_micros == user.times[-3:].astype("<i8").tobytes()

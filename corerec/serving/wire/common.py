@@ -163,6 +163,12 @@ def timings_to_proto(timings: Mapping[str, int]) -> Sequence[common_pb2.StepTimi
     return [common_pb2.StepTiming(name=n, latency_micros=t) for n, t in timings.items()]
 
 
+def write_timings(messages: Any, timings: Mapping[str, int]) -> None:
+    """Fill an empty repeated field, one message per step."""
+    for name, micros in timings.items():
+        messages.add(name=name, latency_micros=micros)
+
+
 def timings_from_proto(messages: Iterable[common_pb2.StepTiming]) -> dict[str, int]:
     """Return microseconds by step name."""
     return {m.name: m.latency_micros for m in messages}

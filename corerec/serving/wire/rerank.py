@@ -10,24 +10,21 @@ from corerec.errors import InvalidArgument
 from corerec.serving.wire.common import (
     Timings,
     candidates_from_proto,
-    timings_to_proto,
     write_candidates,
+    write_timings,
 )
 from corerec.stages import Move, RankedItem, RemovedItem, RerankEntry, RerankResult
 from corerec.v1 import rerank_pb2
 
 
-def rerank_entry_to_proto(entry: RerankEntry, budget_micros: int) -> rerank_pb2.RerankEntry:
-    """Return the message."""
-    message = rerank_pb2.RerankEntry(
-        request_id=entry.request_id,
-        budget_micros=budget_micros,
-        k=entry.k,
-        request_time_micros=entry.now,
-        explain=entry.explain,
-    )
+def write_rerank_entry(
+    message: rerank_pb2.RerankEntry, entry: RerankEntry, budget_micros: int
+) -> None:
+    """Fill an empty message."""
+    message.request_id, message.budget_micros = entry.request_id, budget_micros
+    message.k, message.request_time_micros = entry.k, entry.now
+    message.explain = entry.explain
     write_candidates(message.candidates, entry.candidates)
-    return message
 
 
 def rerank_entry_from_proto(message: rerank_pb2.RerankEntry) -> RerankEntry:
@@ -45,18 +42,14 @@ def rerank_entry_from_proto(message: rerank_pb2.RerankEntry) -> RerankEntry:
     )
 
 
-def rerank_result_to_proto(
-    result: RerankResult, timings: Mapping[str, int]
-) -> rerank_pb2.RerankResult:
-    """Return the message with status OK."""
-    return rerank_pb2.RerankResult(
-        items=items_to_proto(result.items),
-        removed=[
-            rerank_pb2.RemovedItem(item_number=r.number, rule=r.rule, note=r.note)
-            for r in result.removed
-        ],
-        timings=timings_to_proto(timings),
-    )
+def write_rerank_result(
+    message: rerank_pb2.RerankResult, result: RerankResult, timings: Mapping[str, int]
+) -> None:
+    """Fill an empty message, with status OK."""
+    message.items.extend(items_to_proto(result.items))
+    for own in result.removed:
+        message.removed.add(item_number=own.number, rule=own.rule, note=own.note)
+    write_timings(message.timings, timings)
 
 
 class Items(Sequence[RankedItem]):

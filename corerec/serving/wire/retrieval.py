@@ -14,29 +14,25 @@ from corerec.serving.wire.common import (
     column,
     predicates_from_proto,
     predicates_to_proto,
-    timings_to_proto,
     user_from_proto,
     write_candidates,
+    write_timings,
     write_user,
 )
 from corerec.stages import MAX_HISTORY, Float32s, RetrieveEntry, RetrieveResult
 from corerec.v1 import retrieval_pb2
 
 
-def retrieve_entry_to_proto(
-    entry: RetrieveEntry, budget_micros: int
-) -> retrieval_pb2.RetrieveEntry:
-    """Return the message."""
-    message = retrieval_pb2.RetrieveEntry(
-        request_id=entry.request_id,
-        budget_micros=budget_micros,
-        k=entry.k,
-        exclude_seen=entry.exclude_seen,
-        where=predicates_to_proto(entry.where),
-        explain=entry.explain,
-    )
+def write_retrieve_entry(
+    message: retrieval_pb2.RetrieveEntry, entry: RetrieveEntry, budget_micros: int
+) -> None:
+    """Fill an empty message."""
+    message.request_id, message.budget_micros = entry.request_id, budget_micros
+    message.k, message.exclude_seen = entry.k, entry.exclude_seen
+    message.explain = entry.explain
+    if entry.where:
+        message.where.extend(predicates_to_proto(entry.where))
     write_user(message.user, entry.user, MAX_HISTORY)
-    return message
 
 
 def retrieve_entry_from_proto(message: retrieval_pb2.RetrieveEntry) -> RetrieveEntry:
@@ -51,24 +47,18 @@ def retrieve_entry_from_proto(message: retrieval_pb2.RetrieveEntry) -> RetrieveE
     )
 
 
-def retrieve_result_to_proto(
-    result: RetrieveResult, timings: Mapping[str, int]
-) -> retrieval_pb2.RetrieveResult:
-    """Return the message with status OK."""
-    message = retrieval_pb2.RetrieveResult(
-        coverage=result.coverage,
-        timings=timings_to_proto(timings),
-        found_by=[
-            retrieval_pb2.FoundBy(
-                source=source,  # type: ignore[arg-type]  # an int on the wire
-                scores=scores.astype(FLOAT32, copy=False).tobytes(),
-            )
-            for source, scores in result.found_by.items()
-        ],
-        catalogue_position=result.position,
-    )
+def write_retrieve_result(
+    message: retrieval_pb2.RetrieveResult, result: RetrieveResult, timings: Mapping[str, int]
+) -> None:
+    """Fill an empty message, with status OK."""
+    message.coverage, message.catalogue_position = result.coverage, result.position
+    write_timings(message.timings, timings)
+    for source, scores in result.found_by.items():
+        message.found_by.add(
+            source=source,
+            scores=scores.astype(FLOAT32, copy=False).tobytes(),
+        )
     write_candidates(message.candidates, result.candidates)
-    return message
 
 
 def retrieve_result_from_proto(message: retrieval_pb2.RetrieveResult) -> RetrieveResult:

@@ -14,7 +14,7 @@ from corerec.serving.wire.common import (
     predicates_from_proto,
     predicates_to_proto,
     timings_from_proto,
-    timings_to_proto,
+    write_timings,
 )
 from corerec.stages import (
     MAX_HISTORY,
@@ -28,21 +28,18 @@ from corerec.stages import (
 from corerec.v1 import retrieval_pb2
 
 
-def search_entry_to_proto(entry: SearchEntry, budget_micros: int) -> retrieval_pb2.SearchEntry:
-    """Return the message."""
-    return retrieval_pb2.SearchEntry(
-        request_id=entry.request_id,
-        budget_micros=budget_micros,
-        queries=[
-            retrieval_pb2.Query(kind=kind, vector=vector.astype(FLOAT32, copy=False).tobytes())
-            for kind, vector in entry.queries.items()
-        ],
-        k=entry.k,
-        excluded_item_numbers=entry.excluded.astype(INT64, copy=False).tobytes(),
-        history_item_numbers=entry.history.astype(INT64, copy=False).tobytes(),
-        where=predicates_to_proto(entry.where),
-        request_time_micros=entry.now,
-    )
+def write_search_entry(
+    message: retrieval_pb2.SearchEntry, entry: SearchEntry, budget_micros: int
+) -> None:
+    """Fill an empty message."""
+    message.request_id, message.budget_micros = entry.request_id, budget_micros
+    message.k, message.request_time_micros = entry.k, entry.now
+    for kind, vector in entry.queries.items():
+        message.queries.add(kind=kind, vector=vector.astype(FLOAT32, copy=False).tobytes())
+    message.excluded_item_numbers = entry.excluded.astype(INT64, copy=False).tobytes()
+    message.history_item_numbers = entry.history.astype(INT64, copy=False).tobytes()
+    if entry.where:
+        message.where.extend(predicates_to_proto(entry.where))
 
 
 def search_entry_from_proto(message: retrieval_pb2.SearchEntry) -> SearchEntry:
@@ -92,24 +89,20 @@ def _numbers(name: str, raw: bytes) -> Int64s:
     return column(name, raw, INT64, count)
 
 
-def search_result_to_proto(
-    result: SearchResult, timings: Mapping[str, int]
-) -> retrieval_pb2.SearchResult:
-    """Return the message with status OK."""
-    return retrieval_pb2.SearchResult(
-        lists=[
-            retrieval_pb2.SourceList(
-                kind=own.kind,
-                item_count=len(own.numbers),
-                item_numbers=own.numbers.astype(INT64, copy=False).tobytes(),
-                scores=own.scores.astype(FLOAT32, copy=False).tobytes(),
-                totals=own.totals.astype(FLOAT32, copy=False).tobytes(),
-            )
-            for own in result.lists
-        ],
-        timings=timings_to_proto(timings),
-        catalogue_position=result.position,
-    )
+def write_search_result(
+    message: retrieval_pb2.SearchResult, result: SearchResult, timings: Mapping[str, int]
+) -> None:
+    """Fill an empty message, with status OK."""
+    for own in result.lists:
+        message.lists.add(
+            kind=own.kind,
+            item_count=len(own.numbers),
+            item_numbers=own.numbers.astype(INT64, copy=False).tobytes(),
+            scores=own.scores.astype(FLOAT32, copy=False).tobytes(),
+            totals=own.totals.astype(FLOAT32, copy=False).tobytes(),
+        )
+    write_timings(message.timings, timings)
+    message.catalogue_position = result.position
 
 
 def search_result_from_proto(message: retrieval_pb2.SearchResult) -> SearchResult:

@@ -37,6 +37,9 @@ class ServerConfig:
     """CPUs that Ray sets aside for a replica; a fraction lets stages share a core."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPUs that Ray sets aside for a replica."""
+    cores: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Cores of its machine, by number, that a replica runs on once it is ready; empty: all. On a
+    machine with few cores a service then finds its code in the cache of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

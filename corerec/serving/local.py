@@ -30,7 +30,8 @@ R = TypeVar("R")
 
 def in_process(file: DeploymentFile, release: str, store: str = "") -> ServerProcess:
     """Return a gateway whose stages run beside it, not yet started."""
-    gateway = gateway_config(file, store)
+    # Cores are given to a service's process; here one process is all of them.
+    gateway = replace(gateway_config(file, store), cores=())
     retrieval = file.config(RetrievalConfig, "retrieval")
     ranking = file.config(RankingConfig, "ranking")
     rerank = file.config(RerankConfig, "rerank")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from threadpoolctl import threadpool_limits
 
-from corerec.errors import CoreRecError, Unavailable
+from corerec.errors import ConfigError, CoreRecError, Unavailable
 from corerec.serving.config import ServerConfig, StageConfig
 from corerec.serving.contracts import StageContract
 from corerec.serving.logs import configure_logs
@@ -75,6 +77,7 @@ class ServerProcess:
         self._metrics_server = MetricsServer.start(
             self.metrics, self._config.host, self._config.metrics_port
         )
+        pin(self._config.cores)
         await self._server.ready()
 
     @property
@@ -184,6 +187,22 @@ def limit_blas(threads: int) -> None:
     then spin against the other replicas of the machine. torch and faiss are limited by the cores.
     """
     threadpool_limits(limits=threads, user_api="blas")
+
+
+def pin(cores: Sequence[int]) -> None:
+    """Let this process run on these cores alone, with every thread that it has or will have.
+
+    Raises:
+        ConfigError: this process may not run on one of them, or it is not there.
+    """
+    if not cores:
+        return
+    allowed = os.sched_getaffinity(0)
+    if not allowed.issuperset(cores):
+        raise ConfigError(f"cores must be some of {sorted(allowed)}, got {list(cores)}")
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # it ended just now
+            os.sched_setaffinity(int(thread.name), cores)
 
 
 async def serve_until_signalled(process: ServerProcess, announce: Callable[[], None]) -> int:

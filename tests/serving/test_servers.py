@@ -184,3 +184,26 @@ def test_how_grpc_polls_is_the_users_to_say() -> None:
         command = [sys.executable, "-c", script]
         done = subprocess.run(command, capture_output=True, text=True, env=told, check=True)
         assert done.stdout.strip() == expected
+
+
+def test_a_process_is_pinned_with_all_its_threads_or_refused() -> None:
+    script = """
+import os, threading, time
+from corerec.errors import ConfigError
+from corerec.serving.process import pin
+there = sorted(os.sched_getaffinity(0))
+threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
+pin(())
+assert sorted(os.sched_getaffinity(0)) == there
+try:
+    pin((there[-1], 4095))
+except ConfigError as error:
+    print(error)
+pin(there[-1:])
+threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
+cores = [os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")]
+assert len(cores) >= 3 and cores == [{there[-1]}] * len(cores), cores
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("cores must be some of [")

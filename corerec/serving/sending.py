@@ -59,7 +59,17 @@ class Sent(Generic[E, R]):
 class Attempt(Generic[E, R]):
     """One RPC with those entries of a batch that still wait."""
 
-    __slots__ = ("abandon", "batch", "replica", "second", "sending", "sent", "started", "wanted")
+    __slots__ = (
+        "abandon",
+        "batch",
+        "replica",
+        "second",
+        "sending",
+        "sent",
+        "started",
+        "timer",
+        "wanted",
+    )
 
     def __init__(
         self,
@@ -74,6 +84,8 @@ class Attempt(Generic[E, R]):
         self.sent, self.batch, self.replica, self.second = sent, batch, replica, second
         self.started = time.monotonic()
         self.sending: Sending | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        """When it is over for all that wait, where another attempt may have answered them."""
         self.wanted, self.abandon = len(batch), abandon
         sent.open += 1
         replica.in_flight += 1
@@ -94,6 +106,8 @@ class Attempt(Generic[E, R]):
         self.replica.in_flight -= 1
         for waiting in self.batch:
             waiting.attempts.remove(self)
+        if self.timer is not None:
+            self.timer.cancel()
         if not self.second and self.sent.timer is not None:
             self.sent.timer.cancel()
 

@@ -32,6 +32,7 @@ from corerec.serving.status import Internal, error_of, error_of_call
 E = TypeVar("E")
 R = TypeVar("R")
 
+_SLACK_SECONDS = 0.005  # an RPC ends a little after its last entry, so that entries end first
 _RETRY_SHARE = 0.1  # attempts / requests <= 1.1 in the long run
 _RETRY_RESERVE = 20.0  # and this many at once, so that one dead replica can be ridden out
 
@@ -153,6 +154,11 @@ class RemoteStage(Generic[E, R]):
             attempt.sending = attempt.replica.send(
                 partial(self._write, attempt), partial(self._answered, attempt)
             )
+            if self._hedge is not None:
+                # Entries that another replica answered end this RPC no more: it ends by itself.
+                left = max(waiting.budget.remaining for waiting in batch)
+                loop = asyncio.get_running_loop()
+                attempt.timer = loop.call_later(left + _SLACK_SECONDS, self._late_rpc, attempt)
         except Exception as error:
             self._end(attempt, "INTERNAL")
             if not attempt.sent.open:
@@ -183,6 +189,11 @@ class RemoteStage(Generic[E, R]):
                 fail(attempt.batch, Internal(text))
         finally:
             self._end(attempt, outcome)
+
+    def _late_rpc(self, attempt: Attempt[E, R]) -> None:
+        assert attempt.sending is not None
+        attempt.sending.cancel()
+        self._abandoned(attempt)
 
     def _abandoned(self, attempt: Attempt[E, R]) -> None:
         """End an RPC that nobody waits for, and was cancelled."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
 import numpy as np
@@ -142,4 +143,20 @@ async def test_a_replica_that_dies_while_both_are_asked_loses_nothing() -> None:
         except CoreRecError as error:
             failures.append(error)
     assert not failures
+    await pair.stop()
+
+
+async def test_what_a_hanging_replica_was_asked_ends_though_another_answered() -> None:
+    pair = Pair(0.0, 0.0)
+    await pair.start(hedge=True)
+    await pair.latencies(60)
+    pair.faults[0].hold = threading.Event()
+    first, second = pair.client._replicas._replicas.values()
+    pair.client._hedge._tokens = 5.0  # type: ignore[union-attr]
+    for _ in range(4):
+        await pair.client.call(RELEASE, entry(), Budget(0.3))
+    assert first.in_flight + second.in_flight == 1  # one hangs, the rest was answered
+    await asyncio.sleep(0.4)
+    assert first.in_flight + second.in_flight == 0
+    pair.faults[0].hold.set()
     await pair.stop()

@@ -195,8 +195,12 @@ def _textbook(
 
 
 def environment(flags: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return this process's environment without what would tune Ray, and with `flags`."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    """Return this process's environment without what tunes Ray and gRPC, and with `flags`.
+
+    CoreRec's own settings are made by its own processes.
+    """
+    tuning = ("RAY_", "GRPC_")
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(tuning)}
     path = os.pathsep.join(filter(None, [str(ROOT), plain.get("PYTHONPATH")]))
     return {**plain, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", **(flags or {})}
 

@@ -35,7 +35,7 @@ _WHOLE = bundle(
 )
 _HALF = bundle(
     bundle(_L2, _H1, _F2, _F1, _F1, _H2, types.int64, of=Packed),
-    bundle(_H2, _F2, _H1, _F1, _H1, _F2, _F1, _F2, _F1, _B1, types.int64, of=HalfArena),
+    bundle(_H2, _H1, _F1, _H1, _F2, _F1, _F2, _B1, types.int64, of=HalfArena),
 )
 """What stays the same between a thread's calls."""
 
@@ -168,14 +168,12 @@ class CpuKernel:
         lines = width // 32
         return HalfArena(
             rows=bits(torch.zeros(ROWS, 32 * (lines | 1), dtype=torch.bfloat16)),
-            sums=_zeros(ROWS, up(self._items + self._pairs, 32) + 16),
             request=bits(torch.zeros(layout.request + 32, dtype=torch.bfloat16)),
             biases=_zeros(len(packed.biases) + 32)[: len(packed.biases)],
             scaled=bits(torch.zeros(16 * max(users, 32), dtype=torch.bfloat16)),
             scratch=_zeros(32, 32),
             user=_zeros(max(users, 1)),
             stage=_zeros(ROWS, up(self._pairs, 16)),
-            zeros=_zeros(16),
             config=config,
             items=self._items,
         )

@@ -71,14 +71,19 @@ def lay_out(fold: Fold, *, half: bool) -> Layout:
     weights: list[Tensor] = []
     crossed = [torch.zeros(1)]
     packed = request = 0
+    above: list[Tensor] = []
     for row, step, bias in zip(program, fold.steps, columns, strict=True):
         wide, last = step.weight.shape[1], step.name == "logits"
         if step.bias is not None:
             biases[bias : bias + wide] = step.bias.numpy()
         if step.of_user is not None:
             of_user[:, bias : bias + wide] = step.of_user.numpy()
-        padded = _padded(step, fold, sizes)
-        row[READS], row[DEPTH], row[WEIGHT] = places[step.reads[0]], len(padded), packed
+        padded, first = _padded(step, fold, sizes), step.reads[0]
+        if half and step.act == "times x":
+            # In bfloat16 sum U_m z_m is computed anew: it takes less than keeping it.
+            above.append(padded)
+            padded, first = torch.cat(above), "z0"
+        row[READS], row[DEPTH], row[WEIGHT] = places[first], len(padded), packed
         row[COLUMNS], row[BIAS], row[TO] = wide, bias, places.get(step.name, 0)
         row[ACT], row[FIRST] = (LOGITS if last else ACTS[step.act]), step.reads == ("z0",)
         # In float32 logits are sums along a row, a column of weights after the other.

@@ -1,7 +1,8 @@
 """The folded ranker's inner loops on matrix tiles of bfloat16: inputs are rounded, sums float32.
 
-The same steps as `loops_fp32`, 32 rows by 32 columns at a time in four of the eight tile registers.
-What the user adds to a column stays float32.
+The same steps as `loops_fp32`, 32 rows by 32 columns at a time in four of the eight tile registers,
+except that sums U_m z_m are computed anew in each layer: kept sums are more than the first cache
+holds. What the user adds to a column stays float32, and is where its sum begins.
 """
 
 # mypy: disable-error-code="call-arg"
@@ -23,7 +24,6 @@ from corerec.ranking.layout import (
     COLUMNS,
     CROSSED,
     DEPTH,
-    FIRST,
     LOGITS,
     READS,
     RELU,
@@ -34,8 +34,9 @@ from corerec.ranking.layout import (
     Packed,
 )
 from corerec.ranking.loops_fp32 import PART, ROWS, Part, add_user
-from corerec.ranking.machine import finish, weave
+from corerec.ranking.machine import weave
 from corerec.ranking.tiles import (
+    round_row,
     tile_dot,
     tile_load,
     tile_store,
@@ -55,8 +56,6 @@ class HalfArena(NamedTuple):
 
     rows: Bits
     """(ROWS, width of a row)"""
-    sums: Float32s
-    """(ROWS, inputs of a pair in tiles): sum U_m z_m so far"""
     request: Bits
     """The request's matrices"""
     biases: Float32s
@@ -69,8 +68,6 @@ class HalfArena(NamedTuple):
     """The user's inputs with zeros behind them"""
     stage: Float32s
     """(ROWS, comparisons in vectors): comparisons before they are rounded"""
-    zeros: Float32s
-    """(16,)"""
     config: NDArray[np.uint8]
     """(64,): all eight tiles are 16 rows of 64 bytes"""
     items: int
@@ -115,12 +112,12 @@ def gather(table: Bits, numbers: Int64s, pairs: Float32s, packed: Packed, arena:
         line, column = pairs[j], arena.stage[:count, j]
         for i in range(count):
             column[i] = line[i]
-    wide, stride, zeros = arena.stage.shape[1], arena.rows.shape[1] * 2, arena.zeros.ctypes.data
+    wide, stride = arena.stage.shape[1], arena.rows.shape[1] * 2
     for i in range(count):
         to_bytes = arena.rows.ctypes.data + i * stride + 2 * (x + arena.items)
         from_bytes = arena.stage.ctypes.data + 4 * i * wide
         for j in range(0, wide, 16):
-            finish(to_bytes + 2 * j, from_bytes + 4 * j, zeros, 16, 16, 0, 0, 1)
+            round_row(to_bytes + 2 * j, from_bytes + 4 * j, 0, 16, 0, 0)
 
 
 @compiled
@@ -159,28 +156,24 @@ def product(step: Int64s, count: int, packed: Packed, arena: HalfArena, out: Flo
     reads, to, x = rows + step[READS] * 2, rows + step[TO] * 2, rows + packed.x * 2
     weights = packed.weights.ctypes.data + 2 * step[WEIGHT]
     request = arena.request.ctypes.data + 2 * step[REQUEST]
-    biases = arena.biases.ctypes.data + 4 * step[BIAS]
-    scratch, sums = arena.scratch.ctypes.data, arena.sums.ctypes.data
-    side = arena.sums.shape[1] * 4 if act == TIMES else 128
-    again = act == TIMES and step[FIRST] == 0
+    biases, made = arena.biases.ctypes.data + 4 * step[BIAS], arena.scratch.ctypes.data
     for column in range(0, columns, 32):
         two = columns - column > 16
         right = weights + column // 16 * blocks * TILE
         mine = request + column // 16 * more * TILE
         for row in range(0, count, 32):
-            made = sums + row * side + column * 4 if act == TIMES else scratch
-            _begin(made, side, again, two)
+            _begin(biases + 4 * column, two)
             _multiply(reads + row * stride, stride, right, blocks, mine, more, two)
-            _end(made, side, two)
+            _end(made, two)
             goal = to + row * stride + 2 * column
             if act == TIMES:
-                _times(goal, stride, made, side, x + row * stride + 2 * column, two)
+                _times(goal, stride, made, x + row * stride + 2 * column, two)
             elif act == RELU:
-                _relu(goal, stride, made, side, biases + 4 * column, two)
+                _relu(goal, stride, made, two)
             elif act == LOGITS:
                 _logits(step, row, column, count, arena, out)
             else:
-                _add(goal, stride, made, side, biases + 4 * column, two)
+                _round(goal, stride, made, two)
 
 
 @compiled
@@ -198,63 +191,56 @@ def _multiply(
 
 
 @compiled
-def _begin(made: int, side: int, again: bool, two: bool) -> None:
-    """Set tiles 0 to 3 to zeros, or to the sums so far."""
-    if again:
-        tile_load(0, made, side)
-        tile_load(1, made + 16 * side, side)
-        if two:
-            tile_load(2, made + 64, side)
-            tile_load(3, made + 16 * side + 64, side)
-        return
-    tile_zero(0)
-    tile_zero(1)
+def _begin(biases: int, two: bool) -> None:
+    """Set all rows of tiles 0 to 3 to the biases."""
+    tile_load(0, biases, 0)
+    tile_load(1, biases, 0)
     if two:
-        tile_zero(2)
-        tile_zero(3)
+        tile_load(2, biases + 64, 0)
+        tile_load(3, biases + 64, 0)
 
 
 @compiled
-def _end(made: int, side: int, two: bool) -> None:
+def _end(made: int, two: bool) -> None:
     """Store tiles 0 to 3."""
-    tile_store(0, made, side)
-    tile_store(1, made + 16 * side, side)
+    tile_store(0, made, 128)
+    tile_store(1, made + 2 * TILE, 128)
     if two:
-        tile_store(2, made + 64, side)
-        tile_store(3, made + 16 * side + 64, side)
+        tile_store(2, made + 64, 128)
+        tile_store(3, made + 2 * TILE + 64, 128)
 
 
 @compiled
-def _times(goal: int, stride: int, made: int, side: int, by: int, two: bool) -> None:
+def _times(goal: int, stride: int, made: int, by: int, two: bool) -> None:
     """Round 32 rows of products times x."""
     for _ in range(32):
         if two:
-            finish(goal, made, by, 32, 32, 1, 0, 1)
+            round_row(goal, made, by, 32, 1, 0)
         else:
-            finish(goal, made, by, 16, 16, 1, 0, 1)
-        goal, made, by = goal + stride, made + side, by + stride
+            round_row(goal, made, by, 16, 1, 0)
+        goal, made, by = goal + stride, made + 128, by + stride
 
 
 @compiled
-def _relu(goal: int, stride: int, made: int, side: int, bias: int, two: bool) -> None:
-    """Round 32 rows of products with the bias, no less than 0."""
+def _relu(goal: int, stride: int, made: int, two: bool) -> None:
+    """Round 32 rows of products, no less than 0."""
     for _ in range(32):
         if two:
-            finish(goal, made, bias, 32, 32, 0, 1, 1)
+            round_row(goal, made, made, 32, 0, 1)
         else:
-            finish(goal, made, bias, 16, 16, 0, 1, 1)
-        goal, made = goal + stride, made + side
+            round_row(goal, made, made, 16, 0, 1)
+        goal, made = goal + stride, made + 128
 
 
 @compiled
-def _add(goal: int, stride: int, made: int, side: int, bias: int, two: bool) -> None:
-    """Round 32 rows of products with the bias."""
+def _round(goal: int, stride: int, made: int, two: bool) -> None:
+    """Round 32 rows of products."""
     for _ in range(32):
         if two:
-            finish(goal, made, bias, 32, 32, 0, 0, 1)
+            round_row(goal, made, made, 32, 0, 0)
         else:
-            finish(goal, made, bias, 16, 16, 0, 0, 1)
-        goal, made = goal + stride, made + side
+            round_row(goal, made, made, 16, 0, 0)
+        goal, made = goal + stride, made + 128
 
 
 @compiled
@@ -263,9 +249,8 @@ def _logits(
 ) -> None:
     """Write a block of logits to out (T, count)."""
     for t in range(column, min(step[COLUMNS], column + 32)):
-        bias = arena.biases[step[BIAS] + t]
         for i in range(row, min(count, row + 32)):
-            out[t, i] = arena.scratch[i - row, t - column] + bias
+            out[t, i] = arena.scratch[i - row, t - column]
 
 
 @compiled

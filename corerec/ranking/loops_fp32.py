@@ -234,12 +234,12 @@ def _finish(act: int, goal: int, stride: int, made: int, side: int, by: int, wid
         to, source, other = goal + at, made + at, by + at
         for _ in range(MR):
             if act == TIMES:
-                finish(to, source, other, keep, LANES, 1, 0, 0)
+                finish(to, source, other, keep, LANES, 1, 0)
                 other += stride
             elif act == RELU:
-                finish(to, source, other, keep, LANES, 0, 1, 0)
+                finish(to, source, other, keep, LANES, 0, 1)
             else:
-                finish(to, source, other, keep, LANES, 0, 0, 0)
+                finish(to, source, other, keep, LANES, 0, 0)
             to += stride
             source += side
 

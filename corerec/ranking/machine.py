@@ -37,7 +37,7 @@ elif "avx2" in FEATURES:
 _ROWS_A_POINTER = 3
 """Rows that are addressed from one pointer and multiples of the stride, as x86 can."""
 
-_I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
+_I32, _I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
 class _Bfloat(ir.Type):  # type: ignore[misc]
@@ -55,7 +55,7 @@ class _Bfloat(ir.Type):  # type: ignore[misc]
         return hash(_Bfloat)
 
 
-_BF16 = _Bfloat()
+BF16 = _Bfloat()
 
 
 def instruction(function: Callable[..., Any]) -> Callable[..., None]:
@@ -81,17 +81,19 @@ def pointer(builder: Any, address: Any, to: Any) -> Any:
     return builder.inttoptr(address, to.as_pointer())
 
 
-def _load(builder: Any, address: Any, kind: Any, size: int) -> Any:
+def load(builder: Any, address: Any, kind: Any, size: int) -> Any:
+    """Return what is at an address that is a multiple of `size`."""
     found = builder.load(pointer(builder, address, kind), typ=kind)
     found.align = size
     return found
 
 
-def _store(builder: Any, value: Any, address: Any, size: int) -> None:
+def store(builder: Any, value: Any, address: Any, size: int) -> None:
+    """Write a value to an address that is a multiple of `size`."""
     builder.store(value, pointer(builder, address, value.type), align=size)
 
 
-def _store_some(builder: Any, value: Any, address: Any, count: Any, size: int) -> None:
+def _store_some(builder: Any, value: Any, address: Any, count: Any) -> None:
     """Store the first `count` numbers of a vector."""
     kind = value.type
     lane = ir.VectorType(_I32, kind.count)
@@ -99,12 +101,11 @@ def _store_some(builder: Any, value: Any, address: Any, count: Any, size: int) -
     few = builder.insert_element(blank, builder.trunc(count, _I32), ir.Constant(_I32, 0))
     every = builder.shuffle_vector(few, blank, ir.Constant(lane, [0] * kind.count))
     mask = builder.icmp_signed("<", ir.Constant(lane, list(range(kind.count))), every)
-    element = "bf16" if kind.element == _BF16 else "f32"
     at = pointer(builder, address, kind)
     signature = ir.FunctionType(ir.VoidType(), [kind, at.type, _I32, mask.type])
-    name = f"llvm.masked.store.v{kind.count}{element}.p0"
+    name = f"llvm.masked.store.v{kind.count}f32.p0"
     store = function_of(builder, name, signature)
-    builder.call(store, [value, at, ir.Constant(_I32, size), mask])
+    builder.call(store, [value, at, ir.Constant(_I32, 4), mask])
 
 
 @instruction
@@ -117,35 +118,26 @@ def finish(
     lanes: Any,
     times: Any,
     relu: Any,
-    half: Any,
 ) -> Any:
-    """Write source + other, or source * other, with ReLU or not, as float32 or bfloat16.
+    """Write source + other, or source * other, with ReLU or not.
 
-    Of `lanes` float32, of which the first `count` are written; `other` is float32 when added, else
-    of the written type. NaN stays NaN.
+    Of `lanes` float32, of which the first `count` are written. NaN stays NaN.
     """
-    width, product, positive, narrow = literal(lanes, times, relu, half)
+    width, product, positive = literal(lanes, times, relu)
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        wide = ir.VectorType(_F32, width)
-        thin = ir.VectorType(_BF16, width)
-        value = _load(builder, given[1], wide, 4)
-        if product and narrow:
-            value = builder.fmul(value, builder.fpext(_load(builder, given[2], thin, 2), wide))
-        elif product:
-            value = builder.fmul(value, _load(builder, given[2], wide, 4))
-        else:
-            value = builder.fadd(value, _load(builder, given[2], wide, 4))
+        wide = ir.VectorType(F32, width)
+        value = load(builder, given[1], wide, 4)
+        other = load(builder, given[2], wide, 4)
+        value = builder.fmul(value, other) if product else builder.fadd(value, other)
         if positive:
             zero = ir.Constant(wide, [0.0] * width)
             value = builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
-        if narrow:
-            value = builder.fptrunc(value, thin)
-        _store_some(builder, value, given[0], given[3], 2 if narrow else 4)
+        _store_some(builder, value, given[0], given[3])
         return context.get_dummy_value()
 
     address, size = types.uintp, types.intp
-    return types.void(address, address, address, size, lanes, times, relu, half), generate
+    return types.void(address, address, address, size, lanes, times, relu), generate
 
 
 @instruction
@@ -153,7 +145,7 @@ def weave(typing: Any, to: Any, even: Any, odd: Any, by_even: Any, by_odd: Any) 
     """Write even * by_even and odd * by_odd, 16 float32 each, in turns as 32 bfloat16."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        wide, thin = ir.VectorType(_F32, 16), ir.VectorType(_BF16, 16)
+        wide, thin = ir.VectorType(F32, 16), ir.VectorType(BF16, 16)
         lane = ir.IntType(32)
         halves = []
         for source, by in ((given[1], given[3]), (given[2], given[4])):
@@ -162,11 +154,11 @@ def weave(typing: Any, to: Any, even: Any, odd: Any, by_even: Any, by_odd: Any) 
             every = builder.shuffle_vector(
                 one, blank, ir.Constant(ir.VectorType(lane, 16), [0] * 16)
             )
-            value = builder.fmul(_load(builder, source, wide, 4), every)
+            value = builder.fmul(load(builder, source, wide, 4), every)
             halves.append(builder.fptrunc(value, thin))
         turns = [place // 2 + 16 * (place % 2) for place in range(32)]
         mask = ir.Constant(ir.VectorType(lane, 32), turns)
-        _store(builder, builder.shuffle_vector(*halves, mask), given[0], 2)
+        store(builder, builder.shuffle_vector(*halves, mask), given[0], 2)
         return context.get_dummy_value()
 
     address, real = types.uintp, types.float32
@@ -197,7 +189,7 @@ def block_dot(
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
         *outs, out_stride, rows, row_stride, first, other, count = given[:8]
-        wide = ir.VectorType(_F32, LANES)
+        wide = ir.VectorType(F32, LANES)
         signature = ir.FunctionType(wide, [wide] * 3)
         fma = function_of(builder, f"llvm.fma.v{LANES}f32", signature)
 
@@ -209,7 +201,7 @@ def block_dot(
 
         places = [(row, column) for row in range(MR) for column in range(columns)]
         nothing = ir.Constant(wide, [0.0] * LANES)
-        begin = [_load(builder, result_at(*p), wide, 4) if again else nothing for p in places]
+        begin = [load(builder, result_at(*p), wide, 4) if again else nothing for p in places]
         starts = [
             builder.add(rows, builder.mul(row_stride, number(row)))
             for row in range(0, MR, _ROWS_A_POINTER)
@@ -233,13 +225,13 @@ def block_dot(
             phi = builder.phi(wide)
             phi.add_incoming(value, entry)
             sums.append(phi)
-        right_tiles = [_load(builder, moving[-2 + c], wide, 4) for c in range(columns)]
+        right_tiles = [load(builder, moving[-2 + c], wide, 4) for c in range(columns)]
         fresh = []
         lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
         blank = ir.Constant(wide, ir.Undefined)
         for row in range(MR):
             at = builder.add(moving[row // _ROWS_A_POINTER], steps[row % _ROWS_A_POINTER])
-            one = _load(builder, at, _F32, 4)
+            one = load(builder, at, F32, 4)
             one = builder.insert_element(blank, one, ir.Constant(ir.IntType(32), 0))
             every = builder.shuffle_vector(one, blank, lanes)
             for column in range(columns):
@@ -256,7 +248,7 @@ def block_dot(
         builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
         builder.position_at_end(done)
         for value, where in zip(fresh, places, strict=True):
-            _store(builder, value, result_at(*where), 4)
+            store(builder, value, result_at(*where), 4)
         return context.get_dummy_value()
 
     address, size = types.uintp, types.intp

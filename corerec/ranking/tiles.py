@@ -17,7 +17,17 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from corerec.ranking.machine import FEATURES, function_of, instruction, literal, pointer
+from corerec.ranking.machine import (
+    BF16,
+    F32,
+    FEATURES,
+    function_of,
+    instruction,
+    literal,
+    load,
+    pointer,
+    store,
+)
 
 _I8, _I64 = ir.IntType(8), ir.IntType(64)
 _BYTES = _I8.as_pointer()
@@ -103,3 +113,38 @@ def tile_dot(typing: Any, to: Any, left: Any, right: Any) -> Any:
         return _call(context, builder, "llvm.x86.tdpbf16ps", [_I8] * 3, tiles)
 
     return types.void(to, left, right), generate
+
+
+@instruction
+def round_row(
+    typing: Any, to: Any, source: Any, by: Any, columns: Any, times: Any, relu: Any
+) -> Any:
+    """Write 16 or 32 float32 as bfloat16: as they are, times the bfloat16 of `by`, or with ReLU.
+
+    Two vectors are rounded by one instruction. NaN stays NaN.
+    """
+    width, product, positive = literal(columns, times, relu)
+
+    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
+        wide, thin = ir.VectorType(F32, 16), ir.VectorType(BF16, 16)
+        zero, parts = ir.Constant(wide, [0.0] * 16), []
+        for place in range(0, width, 16):
+            at = builder.add(given[1], ir.Constant(_I64, 4 * place))
+            value = load(builder, at, wide, 4)
+            if product:
+                at = builder.add(given[2], ir.Constant(_I64, 2 * place))
+                value = builder.fmul(value, builder.fpext(load(builder, at, thin, 2), wide))
+            if positive:
+                value = builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
+            parts.append(value)
+        if width == 16:
+            found = builder.fptrunc(parts[0], thin)
+        else:
+            kind = ir.FunctionType(ir.VectorType(BF16, 32), [wide, wide])
+            both = function_of(builder, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", kind)
+            found = builder.call(both, [parts[1], parts[0]])
+        store(builder, found, given[0], 2)
+        return context.get_dummy_value()
+
+    address = types.uintp
+    return types.void(address, address, address, columns, times, relu), generate

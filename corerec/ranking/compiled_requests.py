@@ -7,7 +7,6 @@ The numbers of `TorchRequests`, without its dozens of small calls a request. Use
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +30,7 @@ _COLUMNS = (np.int64, np.float32, np.uint8, np.bool_)
 
 
 class CompiledRequests:
-    """Lays entries out for a ranker; in any thread, each with arrays of its own."""
+    """Lays entries out for a ranker, one batch at a time, in whatever thread."""
 
     def __init__(
         self,
@@ -46,23 +45,23 @@ class CompiledRequests:
     ) -> None:
         """Take parts of one release; popularity (2, N + 1), of the blank row 0.
 
-        The sides of `model` are laid out, too. Each thread keeps at most `seats` users, which is
-        also the most of a batch.
+        The sides of `model` are laid out, too. At most `seats` users are kept, which is also the
+        most of a batch.
         """
-        self._seats, self._model = seats, ModelArrays.of(model)
-        self._tables, self._live, self._index, self._end = tables, live, users, end_micros
+        self._model = ModelArrays.of(model)
+        self._tables, self._end = tables, end_micros
         self._items = PackedItems(tables, popularity)
         # Where `user_dense` says of the moment: after the history's length and the attributes.
         self._moment = self._model.dense.start + 1 + len(tables.schema.user_numeric)
-        self._local = threading.local()
-        self._kept: list[KeptUsers] = []
+        self._users = KeptUsers(tables, self._items, live, users, self._model, seats)
+        self._space = Space(tables, self._model)
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Look-ups of kept users, by outcome, of all threads."""
+        """Look-ups of kept users, by outcome."""
         return {
-            "ranking_users_hits": sum(kept.hits for kept in self._kept),
-            "ranking_users_misses": sum(kept.misses for kept in self._kept),
+            "ranking_users_hits": self._users.hits,
+            "ranking_users_misses": self._users.misses,
         }
 
     def refresh(self, rows: NDArray[np.int64]) -> None:
@@ -72,9 +71,9 @@ class CompiledRequests:
     def lay(self, entries: Sequence[RankEntry]) -> LaidArrays:
         """Return a batch of entries; see `Requests.lay`.
 
-        It is of arrays that the thread's next call writes to.
+        It is of arrays that the next call writes to.
         """
-        space, users = self._own()
+        space, users = self._space, self._users
         space.take(entries)
         seats = users.find([entry.user for entry in entries])
         now = np.array([entry.user.now or self._end for entry in entries], np.int64)
@@ -89,17 +88,6 @@ class CompiledRequests:
             users=users, seats=seats, dense=self._model.dense, counts=space.counts, now=now,
             rows=rows, scores=scores, known=known, pairs=pairs, side=side, compared=compared,
         )  # fmt: skip
-
-    def _own(self) -> tuple[Space, KeptUsers]:
-        """Return this thread's arrays and users."""
-        own: tuple[Space, KeptUsers] | None = getattr(self._local, "own", None)
-        if own is None:
-            users = KeptUsers(
-                self._tables, self._items, self._live, self._index, self._model, self._seats
-            )
-            own = self._local.own = Space(self._tables, self._model), users
-            self._kept.append(users)
-        return own
 
 
 class Space:

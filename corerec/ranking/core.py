@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
@@ -60,7 +61,10 @@ shortest."""
 
 
 class RankingCore:
-    """Scores candidates with the release's ranker; one of them a process, `run` in any thread."""
+    """Scores candidates with the release's ranker; one of them a process, `run` in any thread.
+
+    One batch is computed at a time, in memory that the next one uses again.
+    """
 
     def __init__(
         self,
@@ -81,6 +85,7 @@ class RankingCore:
         rows = LiveRows(len(self._tables))
         self._requests = requests_of(self._tables, rows, users, counts, end_micros, ranker.model)
         self._live = LiveItems(ranker, content, rows, self._requests.refresh)
+        self._turn = threading.Lock()
         self._calibration: tuple[float, float] = tuple(ranker.model.calibration[0].tolist())
         self._by_probability = ranker.model.ranks_by_probability
         self._pairs = GPU_PAIRS if self.device.type == "cuda" else CPU_PAIRS
@@ -212,7 +217,8 @@ class RankingCore:
                     candidates=entry.candidates, timings={"features": 0, "score": 0}
                 )
         for part in self._chunks(entries, good):
-            found = self._rank([entries[place] for place in part])
+            with self._turn:
+                found = self._rank([entries[place] for place in part])
             for place, result in zip(part, found, strict=True):
                 results[place] = result
         return [result for result in results if result is not None]

@@ -23,13 +23,13 @@ from corerec.ranking.tables import ItemTables
 from corerec.stages import UserContext
 
 SEATS = 2048
-"""Users that are kept, by each thread that ranks."""
+"""Users that are kept."""
 NEVER = -1
 """Version of the tables that a seat is right for when nothing was laid out there."""
 
 
 class KeptUsers:
-    """The users of one release's requests, each at a seat; not thread-safe, one a thread.
+    """The users of one release's requests, each at a seat; not thread-safe.
 
     A seat is found by everything that it was made of: user id, attributes, history and its times.
     So a new event makes a new seat. The moment of a request is no part of it. A seat is laid out

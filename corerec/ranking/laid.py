@@ -19,7 +19,7 @@ _NOT_COUNTED = torch.zeros(2, 0, 0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LaidArrays:
-    """Views of a thread's memory, which its next batch writes to."""
+    """Views of memory that the next batch writes to."""
 
     users: KeptUsers
     seats: NDArray[np.int64]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,7 +36,7 @@ class Laid(Protocol):
 
 
 class Requests(Protocol):
-    """Lays entries out for a ranker, and reads the best of its scores; in any thread."""
+    """Lays entries out for a ranker; one batch at a time, in whatever thread."""
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -82,7 +81,7 @@ class TorchRequests:
         """Take parts of one release; popularity (2, N + 1), of the blank row 0."""
         self._tables, self._live, self._users, self._end = tables, live, users, end_micros
         self._popularity = torch.from_numpy(popularity).to(tables.device)
-        self._local = threading.local()
+        self._scratch = Scratch(tables.device)
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -124,14 +123,8 @@ class TorchRequests:
         counted = self._tables.trained(torch.from_numpy(numbers).to(self._tables.device))
         counts = torch.stack([torch.take(row, counted) for row in self._popularity])
         batch = make_batch(self._tables, users, dense, history, now, numbers, scores, known, counts)
-        pairs = pair_features(self._tables, batch, self._scratch())
+        pairs = pair_features(self._tables, batch, self._scratch)
         return LaidTensors(batch=batch, pairs=pairs, counts=sizes)
-
-    def _scratch(self) -> Scratch:
-        if not hasattr(self._local, "scratch"):
-            self._local.scratch = Scratch(self._tables.device)
-        scratch: Scratch = self._local.scratch
-        return scratch
 
 
 def stable_best(scores: Tensor, counts: NDArray[np.int64], k: int) -> tuple[Tensor, Tensor]:

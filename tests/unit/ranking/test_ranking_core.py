@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,6 +217,18 @@ def test_look_ups_of_kept_users_are_a_metric(core: RankingCore) -> None:
         if sample.name == "corerec_cache_lookups_total"
     }
     assert found == {("ranking_users", "hit"): 2, ("ranking_users", "miss"): 3}
+
+
+def test_threads_share_the_kept_users_and_take_turns(core: RankingCore) -> None:
+    entries = [make_entry(seed) for seed in range(24)]
+    expected = [ok(result) for result in core.run(entries)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda entry: ok(core.run([entry])[0]), entries * 5))
+    for place, result in enumerate(found):
+        wanted = expected[place % len(entries)].candidates
+        np.testing.assert_array_equal(result.candidates.numbers, wanted.numbers)
+        np.testing.assert_array_equal(result.candidates.scores, wanted.scores)
+    assert core.counts == {"ranking_users_hits": 24 * 5, "ranking_users_misses": 24}
 
 
 def test_a_device_that_is_not_there_is_refused(world: World, tmp_path: Path) -> None:

@@ -18,9 +18,6 @@ from numba.extending import intrinsic
 
 from corerec.engines.compiled import compiled
 
-_ROOM = 1 << 14
-"""Bytes of a description; an array's takes some 80."""
-
 
 def array(number: Any, dimensions: int) -> Any:
     """Return numba's type of arrays in C order."""
@@ -39,22 +36,31 @@ class Frozen:
         """Write the parts down. Raises TypeError when they are not of numba's type `kind`."""
         if typeof(parts) != kind:
             raise TypeError(f"parts must be of {kind}, got {typeof(parts)}")
-        self._parts, self._memory = parts, np.zeros(_ROOM, np.uint8)
+        self._parts, self._memory = parts, np.zeros(_size(parts), np.uint8)
         self.address: int = self._memory.ctypes.data
-        if (size := _write(parts, self.address)) > _ROOM:  # pragma: no cover
-            raise MemoryError(f"a description must be at most {_ROOM} bytes, got {size}")
+        _write(parts, self.address)
+
+
+@intrinsic
+def _measure(typingctx, parts):
+    """Return how many bytes the parts' description takes, some 80 an array."""
+
+    def generate(context, builder, sig, args):
+        return context.get_constant(types.int64, context.get_abi_sizeof(args[0].type))
+
+    return types.int64(parts), generate
 
 
 @intrinsic
 def _freeze(typingctx, parts, address):
-    """Write parts to an address and return how many bytes that takes."""
+    """Write parts to an address."""
 
     def generate(context, builder, sig, args):
         value = _unowned(context, builder, parts, args[0])
         builder.store(value, builder.inttoptr(args[1], value.type.as_pointer()), align=8)
-        return context.get_constant(types.int64, context.get_abi_sizeof(value.type))
+        return context.get_dummy_value()
 
-    return types.int64(parts, types.int64), generate
+    return types.void(parts, types.int64), generate
 
 
 def _unowned(context, builder, kind, value):
@@ -85,12 +91,18 @@ def _thaw(typingctx, address, kind):
     return own(types.int64, kind), generate
 
 
+measure: Any = _measure
 freeze: Any = _freeze
 thaw: Any = _thaw
 """Return the parts of a type that were frozen at an address."""
 
 
 @compiled
-def _write(parts: Any, address: int) -> int:
-    size: int = freeze(parts, address)
+def _size(parts: Any) -> int:
+    size: int = measure(parts)
     return size
+
+
+@compiled
+def _write(parts: Any, address: int) -> None:
+    freeze(parts, address)

@@ -62,3 +62,9 @@ def test_parts_of_another_type_are_refused() -> None:
         Frozen((matrix.astype(np.float64), counts, named), KIND)
     with pytest.raises(TypeError, match="parts must be of"):
         Frozen((matrix[:, ::2], counts, named), KIND)
+
+
+def test_however_many_parts_find_room() -> None:
+    kind = array(types.int64, 1)
+    held = Frozen(tuple(np.arange(place + 1) for place in range(300)), bundle(*[kind] * 300))
+    assert len(held._memory) >= 300 * 48  # or the rest would be written behind it

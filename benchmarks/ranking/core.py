@@ -107,10 +107,10 @@ def resident_mib() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
-def load(release: OpenRelease, device: Any, precision: Any) -> tuple[RankingCore, dict[str, float]]:
+def load(release: OpenRelease, precision: Any) -> tuple[RankingCore, dict[str, float]]:
     """Return a core, and what loading and warming took."""
     before, start = resident_mib(), time.perf_counter()
-    core = RankingCore.load(release, device=device, precision=precision)
+    core = RankingCore.load(release, device="cpu", precision=precision)
     loaded = time.perf_counter()
     core.warm()
     return core, {
@@ -126,7 +126,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--large", action="store_true", help="a network ten times the default's")
     parser.add_argument("--release", type=Path, help="a release to load instead")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "auto"))
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
@@ -139,7 +138,7 @@ def main() -> None:
             release = write_release(
                 Path(folder), arguments.items, 20_000, rng, large=arguments.large
             )
-        core, loading = load(release, arguments.device, arguments.precision)
+        core, loading = load(release, arguments.precision)
         entries = make_entries(128, core.items, rng)
         results = [
             measure(core, entries, size, arguments.seconds, new=new, others=others)
@@ -152,7 +151,6 @@ def main() -> None:
         "command": command(),
         "machine": machine(),
         "torch": torch.__version__,
-        "device": str(core.device),
         "precision": arguments.precision,
         "items": core.items,
         "candidates": CANDIDATES,

@@ -1,9 +1,9 @@
 """Measures the ranking network: plain in eager torch, and folded, in pairs a second.
 
-    python -m benchmarks.ranking.kernel [--items 1000000] [--seconds 1] [--device cuda]
+    python -m benchmarks.ranking.kernel [--items 1000000] [--seconds 1]
 
 Plain is given its rows ready; folded gathers the items' inputs from a table of a million. Each
-process is pinned to a core. Writes benchmarks/results/ranking/kernel.json (kernel_cuda.json).
+process is pinned to a core. Writes benchmarks/results/ranking/kernel.json. `gpu.py` is for GPUs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.ranking.counts import DEFAULT, LARGE, Network, bytes_per_pair, count, shapes
 from benchmarks.ranking.pieces import peak, seconds_of_steps
-from corerec.ranking.fold import evaluate, fold
+from corerec.ranking.fold import fold
 from corerec.ranking.kernel import CpuKernel, precision_here
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,33 +67,6 @@ def cpu_calls(network: Network, items: int) -> tuple[Calls, dict[str, CpuKernel]
         calls[f"folded {precision}"] = call
         calls[f"folded {precision}, one request a call"] = lone
     return calls, kernels
-
-
-def cuda_calls(network: Network, items: int, device: str) -> Calls:
-    """Return the same on another device: plain, and the fold's steps in torch."""
-    dcn = network.make().to(device)
-    folded = fold(dcn, network.users)
-    rows = torch.randn(REQUESTS * CANDIDATES, dcn.width, device=device) * 0.3
-    half, half_rows = network.make().to(device).bfloat16(), rows.bfloat16()
-    table = torch.randn(items, network.items, device=device) * 0.3
-    user = torch.randn(REQUESTS, network.users, device=device) * 0.3
-    wanted = torch.randint(0, items, (REQUESTS, CANDIDATES), device=device)
-    pairs = torch.randn(REQUESTS, CANDIDATES, network.pairs, device=device) * 0.3
-
-    def steps(half: bool) -> object:
-        with torch.autocast(device, torch.bfloat16, enabled=half):
-            found = evaluate(folded, user, torch.cat([table[wanted], pairs], -1))
-        return found.cpu() if device == "cpu" else torch.cuda.synchronize()
-
-    def wait(found: object) -> object:
-        return found if device == "cpu" else torch.cuda.synchronize()
-
-    return {
-        "plain eager fp32": lambda: wait(dcn(rows)),
-        "plain eager bf16": lambda: wait(half(half_rows)),
-        "folded fp32": lambda: steps(False),
-        "folded bf16": lambda: steps(True),
-    }
 
 
 def rates(calls: Calls, seconds: float, ready: Callable[[], object]) -> dict[str, Any]:
@@ -213,7 +186,6 @@ def machine() -> dict[str, Any]:
         "cpu": names[0] if names else platform.machine(),
         "cores": os.cpu_count(),
         "instructions": sorted(flags & {"avx2", "avx512f", "avx512_vnni", "amx_bf16", "amx_int8"}),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "load_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -236,31 +208,15 @@ def measure_cpu(given: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def measure_cuda(given: argparse.Namespace) -> dict[str, Any]:
-    """Return the report of a GPU: the fold in torch's own calls, nothing captured."""
-    if not torch.cuda.is_available():
-        sys.exit("--device cuda: this machine has no CUDA device that torch can use")
-    found: dict[str, Any] = {}
-    with torch.inference_mode():
-        for name, network in NETWORKS.items():
-            calls = cuda_calls(network, given.items, "cuda")
-            found[name] = {
-                "counts": count(network, CANDIDATES),
-                "one_gpu": rates(calls, given.seconds, lambda: None),
-            }
-    return found
-
-
 def main() -> None:
     """Measure and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/ranking")
     given = parser.parse_args()
     before = machine()
-    found = measure_cuda(given) if given.device == "cuda" else measure_cpu(given)
+    found = measure_cpu(given)
     report = {
         "what": f"{CANDIDATES} candidates a request, {REQUESTS} requests a call",
         "items": given.items,
@@ -268,7 +224,7 @@ def main() -> None:
         "command": " ".join(["python -m benchmarks.ranking.kernel", *sys.argv[1:]]),
         "networks": found,
     }
-    path = given.out / ("kernel_cuda.json" if given.device == "cuda" else "kernel.json")
+    path = given.out / "kernel.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))

@@ -103,10 +103,12 @@ def write_release(
     return Folder(root)
 
 
-def make_entries(count: int, items: int, rng: np.random.Generator) -> list[RankEntry]:
+def make_entries(
+    count: int, items: int, rng: np.random.Generator, candidates: int = CANDIDATES
+) -> list[RankEntry]:
     entries = []
     for number in range(count):
-        numbers = rng.permutation(np.unique(rng.integers(0, items, 2 * CANDIDATES)))[:CANDIDATES]
+        numbers = rng.permutation(np.unique(rng.integers(0, items, 3 * candidates)))[:candidates]
         history = np.minimum(rng.zipf(1.3, HISTORY) - 1, items - 1).astype(np.int64)
         entries.append(
             RankEntry(
@@ -118,8 +120,8 @@ def make_entries(count: int, items: int, rng: np.random.Generator) -> list[RankE
                 ),
                 candidates=Candidates(
                     numbers=numbers,
-                    scores=np.sort(rng.random(CANDIDATES, np.float32))[::-1].copy(),
-                    sources=np.full(CANDIDATES, Source.TWO_TOWER, np.uint8),
+                    scores=np.sort(rng.random(len(numbers), np.float32))[::-1].copy(),
+                    sources=np.full(len(numbers), Source.TWO_TOWER, np.uint8),
                 ),
                 k=100,
             )

@@ -69,7 +69,7 @@ class CompiledRequests:
         self._items.refresh(rows)
 
     def lay(self, entries: Sequence[RankEntry]) -> LaidArrays:
-        """Return a batch of entries; see `Requests.lay`.
+        """Return a batch of entries of at least a candidate; see `TorchRequests.lay`.
 
         It is of arrays that the next call writes to.
         """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -19,17 +18,16 @@ from corerec.features import FeatureSchema, ItemFeatures, PopularitySnapshot, Us
 from corerec.live.content import ContentSide
 from corerec.live.numbers import LiveRows
 from corerec.live.snapshot import read_snapshot
-from corerec.ranking.best import best
+from corerec.ranking.batches import Batches, HostBatches
 from corerec.ranking.check import check_candidates, check_columns, check_user
 from corerec.ranking.files import load_ranker
 from corerec.ranking.folded import PlainRanker, serving_form
 from corerec.ranking.gate import choose_precision
+from corerec.ranking.graphs import DeviceBatches
 from corerec.ranking.instructions import instructions_of, suits
-from corerec.ranking.laid import LaidArrays
 from corerec.ranking.live import LiveItems
 from corerec.ranking.memory import moved
 from corerec.ranking.precision import Precision, Ranker
-from corerec.ranking.requests import Laid, requests_of, stable_best
 from corerec.ranking.tables import ItemTables
 from corerec.ranking.transitions import TransitionTable
 from corerec.release import OpenRelease
@@ -45,14 +43,8 @@ from corerec.store.catalogue import ItemChange
 
 log = logging.getLogger(__name__)
 
-CPU_PAIRS = 8192
-"""Pairs that are computed at once on a CPU: fewer and the calls cost more than the arithmetic, more
-and the arrays leave the caches."""
-GPU_PAIRS = 262_144
 ROOM = 1024
 """Later items that the tables have room for, besides a quarter of those of the training."""
-MOST_REQUESTS = 256
-"""Requests that share a matrix at most."""
 WARM = (1, 2, 4, 8, 16, 32)
 """Sizes of the batches that a core is warmed with."""
 MOST_PADDING = 1.25
@@ -83,12 +75,10 @@ class RankingCore:
         counts = np.stack([popularity.total, popularity.recent]).astype(np.float32)
         counts = np.pad(counts, ((0, 0), (0, 1)))
         rows = LiveRows(len(self._tables))
-        self._requests = requests_of(self._tables, rows, users, counts, end_micros, ranker.model)
-        self._live = LiveItems(ranker, content, rows, self._requests.refresh)
+        form = HostBatches if self.device.type == "cpu" else DeviceBatches
+        self._batches: Batches = form(ranker, rows, users, counts, end_micros)
+        self._live = LiveItems(ranker, content, rows, self._batches.refresh)
         self._turn = threading.Lock()
-        self._calibration: tuple[float, float] = tuple(ranker.model.calibration[0].tolist())
-        self._by_probability = ranker.model.ranks_by_probability
-        self._pairs = GPU_PAIRS if self.device.type == "cuda" else CPU_PAIRS
 
     @classmethod
     def load(
@@ -171,7 +161,7 @@ class RankingCore:
     @property
     def counts(self) -> Mapping[str, int]:
         """Look-ups of kept users, by outcome."""
-        return self._requests.counts
+        return self._batches.counts
 
     def apply(self, changes: Sequence[ItemChange]) -> None:
         """Take changes of the catalogue, in the order of their positions with none left out.
@@ -236,6 +226,7 @@ class RankingCore:
             ),
             k=100,
         )
+        self._batches.warm()
         for size in WARM:
             self.run([entry] * size)
 
@@ -246,7 +237,9 @@ class RankingCore:
         for place in sorted(good, key=sizes.__getitem__, reverse=True):
             if part:
                 widest = sizes[part[0]]
-                full = (len(part) + 1) * widest > self._pairs or len(part) == MOST_REQUESTS
+                full = (len(part) + 1) * widest > self._batches.pairs or len(
+                    part
+                ) == self._batches.most
                 if full or widest > MOST_PADDING * sizes[place]:
                     yield part
                     part = []
@@ -256,30 +249,13 @@ class RankingCore:
 
     def _rank(self, entries: list[RankEntry]) -> list[RankResult | CoreRecError]:
         """Rank entries whose columns are right, as one matrix of B entries by n candidates."""
-        begin = time.perf_counter_ns()
-        laid = self._requests.lay(entries)
-        middle = time.perf_counter_ns()
-        order, found = self._order(laid, max(entry.k for entry in entries))
-        end = time.perf_counter_ns()
-        timings = {"features": (middle - begin) // 1000, "score": (end - middle) // 1000}
+        found = self._batches.best(entries, max(entry.k for entry in entries))
         return [
-            _result(entry, order[row], found[row], timings) if count >= 0 else _refusal(entry)
-            for row, (entry, count) in enumerate(zip(entries, laid.counts.tolist(), strict=True))
+            _refusal(entry)
+            if found.refused[row]
+            else _result(entry, found.places[row], found.scores[row], found.timings)
+            for row, entry in enumerate(entries)
         ]
-
-    def _order(self, laid: Laid, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return places and scores of the best k (B, min(k, n)); -1 for what is not finite."""
-        model = self._ranker.model
-        logits = self._ranker.logits(laid) if isinstance(laid, LaidArrays) else None
-        # The probability of one task has the order of its logits: few need to be computed.
-        if logits is not None and self._by_probability:
-            return best(logits[0], laid.counts, k, self._calibration)
-        with torch.inference_mode():
-            scores = model.score(
-                self._ranker(*laid.tensors()) if logits is None else torch.from_numpy(logits)
-            )
-            order, found = stable_best(scores, laid.counts, k)
-        return order.cpu().numpy(), found.cpu().numpy()
 
 
 def _refusal(entry: RankEntry) -> InvalidArgument:
@@ -293,7 +269,7 @@ def _refusal(entry: RankEntry) -> InvalidArgument:
 
 def _result(
     entry: RankEntry,
-    order: NDArray[np.int64],
+    order: NDArray[np.integer],
     found: NDArray[np.float32],
     timings: dict[str, int],
 ) -> RankResult | CoreRecError:

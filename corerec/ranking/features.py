@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from corerec.features import FeatureSchema, UserFeatures, context_features
 from corerec.features.context import CONTEXT_WIDTH, DAY_MICROS, HOUR_MICROS
+from corerec.ranking.branches import aside
 from corerec.ranking.tables import ItemTables, Scratch, pick
 
 RECENT = 10
@@ -129,14 +131,14 @@ def pair_features(tables: ItemTables, batch: RankingBatch, scratch: Scratch) -> 
     Shapes: result (F, B, n) float32, first axis as `pair_names`. One feature after the other,
     because writing and reading whole rows of candidates is several times faster than columns.
     """
+    follows = aside(1, tables.device, lambda: _transitions(tables, batch))
+    matches = aside(2, tables.device, lambda: _matches(tables, batch, scratch))
     rows = [torch.where(batch.retrieved, batch.scores, 0.0), batch.retrieved.float()]
     rows += torch.log1p(batch.popularity[: 2 if tables.schema.has_times else 1]).unbind(0)
     if tables.schema.has_times:
         rows += _age(tables, batch)
     rows += _similarities(tables, batch)
-    rows += _transitions(tables, batch, scratch)
-    rows += _matches(tables, batch, scratch)
-    return torch.stack(rows)
+    return torch.stack([*rows, *follows(), *matches()])
 
 
 def _age(tables: ItemTables, batch: RankingBatch) -> list[Tensor]:
@@ -148,8 +150,12 @@ def _age(tables: ItemTables, batch: RankingBatch) -> list[Tensor]:
     return [torch.where(known, age, 0.0), known.float()]
 
 
+@cache
 def _lag_weights(length: int, decay: float, device: torch.device) -> Tensor:
-    """Return (length,) weights that end in 1 for the newest."""
+    """Return (length,) weights that end in 1 for the newest.
+
+    Made once: a graph of a GPU's work cannot hold a copy of what the host writes anew.
+    """
     return torch.tensor([decay**lag for lag in range(length - 1, -1, -1)], device=device)
 
 
@@ -172,28 +178,26 @@ def _similarities(tables: ItemTables, batch: RankingBatch) -> list[Tensor]:
     return [cosines[:, size - 1], most, cosines[:, size], cosines[:, size + 1]]
 
 
-def _transitions(tables: ItemTables, batch: RankingBatch, scratch: Scratch) -> list[Tensor]:
-    """Return how likely each candidate follows the last item, and the recent ones."""
-    blank = len(tables)
+def _transitions(tables: ItemTables, batch: RankingBatch) -> list[Tensor]:
+    """Return how likely each candidate follows the last item, and the recent ones.
+
+    A candidate is searched for among the sorted followers of each recent item: sizes depend on
+    shapes alone, and nothing is added up in an order that changes.
+    """
     recent = tables.trained(batch.history[:, -RECENT:])  # (B, R); who came later has no followers
-    cases, size = recent.shape
-    flat = recent.reshape(-1)  # (B * R,)
-    starts = torch.take(tables.follower_starts, flat)
-    sizes = torch.take(tables.follower_starts, flat + 1) - starts
-    ends = sizes.cumsum(0)
-    of_source = torch.repeat_interleave(sizes)  # (E,) which source each follower is of
-    place = torch.arange(len(of_source), device=flat.device)
-    place += torch.take(starts - ends + sizes, of_source)
-    follows = torch.take(tables.follower_weights, place)
-    # Row 0: of the last item only. Row 1: of the recent ones, the older the less.
-    weights = _lag_weights(size, LAG_DECAY, tables.device).repeat(2, cases, 1)  # (2, B, R)
-    weights[0, :, :-1] = 0
-    by_source = weights.view(2, -1).index_select(1, of_source) * follows  # (2, E)
-    found = scratch.join(
-        of_source // size, torch.take(tables.followers, place), by_source,
-        tables.trained(batch.candidates), blank + 1,
-    )  # fmt: skip
-    return list(found.mul_(TRANSITION_SCALE).log1p_().unbind(0))
+    starts = torch.take(tables.follower_starts, recent)[..., None]  # (B, R, 1)
+    sizes = torch.take(tables.follower_starts, recent + 1)[..., None] - starts
+    lags = torch.arange(tables.most_followers, device=recent.device)  # (K,)
+    there, place = lags < sizes, (starts + lags).clamp_(max=len(tables.followers) - 1)
+    codes = torch.where(there, torch.take(tables.followers, place), -1 - lags)
+    codes, order = codes.sort(2)  # (B, R, K)
+    weights = torch.take(tables.follower_weights, place).gather(2, order)
+    wanted = tables.trained(batch.candidates)[:, None].expand(-1, recent.shape[1], -1)
+    at = torch.searchsorted(codes, wanted.contiguous()).clamp_(max=codes.shape[2] - 1)  # (B, R, n)
+    found = torch.where(codes.gather(2, at) == wanted, weights.gather(2, at), 0.0)
+    lag = _lag_weights(recent.shape[1], LAG_DECAY, tables.device)  # the older the less
+    both = torch.stack([found[:, -1], (lag[:, None] * found).sum(1)])
+    return list(both.mul_(TRANSITION_SCALE).log1p_().unbind(0))
 
 
 def _matches(tables: ItemTables, batch: RankingBatch, scratch: Scratch) -> list[Tensor]:
@@ -207,7 +211,7 @@ def _matches(tables: ItemTables, batch: RankingBatch, scratch: Scratch) -> list[
     asked = pick(tables.values, batch.candidates).long()  # (B, n, J)
     weights = spans[..., None] * (codes > 0)  # (2, B, L, J); a missing value matches nothing
     cases, length, columns = codes.shape
-    case = torch.arange(cases, device=codes.device).repeat_interleave(length * columns)
+    case = torch.arange(cases, device=codes.device)[:, None].expand(-1, length * columns).flatten()
     found = scratch.join(
         case, codes.reshape(-1), weights.view(2, -1), asked, tables.value_count
     )  # (2, B, n, J)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from corerec.errors import InvalidArgument
 from corerec.ranking.features import RankingBatch
-from corerec.ranking.fold import Fold, evaluate, fold, folds
+from corerec.ranking.fold import fold, folds
+from corerec.ranking.fold_device import FoldedDcn
 from corerec.ranking.fold_dlrm import FoldedDlrm
 from corerec.ranking.kernel import CpuKernel, precision_here
 from corerec.ranking.laid import LaidArrays
@@ -79,28 +80,6 @@ class Form(Protocol):
         """Return logits (T, B, n). Shapes: user (B, Du), candidates (B, n), pairs (Dp, B, n)."""
 
 
-class FoldedDcn:
-    """A folded DCN-v2 computed step by step in torch: any device."""
-
-    def __init__(self, folded: Fold, items: int, *, half: bool) -> None:
-        self._fold, self._items, self._half = folded, items, half
-
-    def table(self, rows: int) -> Tensor:
-        """Return room for the inputs of so many items."""
-        return torch.zeros(rows, self._items, device=self._fold.u_user.device)
-
-    def items(self, inputs: Tensor) -> Tensor:
-        """Return the inputs."""
-        return inputs
-
-    def __call__(self, user: Tensor, table: Tensor, candidates: Tensor, pairs: Tensor) -> Tensor:
-        """Return logits (T, B, n). Shapes: user (B, Du), candidates (B, n), pairs (Dp, B, n)."""
-        x = torch.cat([table[candidates], pairs.permute(1, 2, 0)], dim=-1)
-        with torch.autocast(table.device.type, torch.bfloat16, enabled=self._half):
-            logits = evaluate(self._fold, user, x)
-        return logits.float().permute(2, 0, 1)
-
-
 def form_of(model: RankingModel, precision: Precision, device: torch.device) -> Form:
     """Return the fastest form of a model whose network folds."""
     users, items, half = model.user_side_width, model.item_side_width, precision == "bf16"
@@ -127,13 +106,14 @@ class FoldedRanker:
         table_bytes: int = TABLE_BYTES,
         *,
         precision: Precision = "fp32",
+        form: Form | None = None,
     ) -> None:
-        """Fold `model` on the device of the tables.
+        """Fold `model` on the device of the tables; `form` is used instead of the fastest there.
 
         Raises InvalidArgument for a network that does not fold.
         """
         self.model, self.tables = model.to(tables.device).eval(), tables
-        self._form = form_of(model, precision, tables.device)
+        self._form = form or form_of(model, precision, tables.device)
         self.table: Tensor | None = None
         """(R, ...): what the form keeps of items"""
         if tables.room * self._form.table(1).nbytes <= table_bytes:

@@ -51,7 +51,7 @@ class KeptUsers:
         schema = tables.schema
         length, width = schema.history_length, tables.tower.shape[1]
         starts = tables.follower_starts.numpy()
-        followers = RECENT * max(int(np.diff(starts).max(initial=0)), 1)
+        followers = RECENT * tables.most_followers
         values = length * items.values
         self._follows = (
             starts,

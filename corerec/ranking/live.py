@@ -27,7 +27,7 @@ class LiveItems:
         rows: LiveRows,
         refresh: Callable[[NDArray[np.int64]], None],
     ) -> None:
-        """Give items rows in `rows`; `refresh` is told which rows of the tables changed."""
+        """Give items rows in `rows`; `refresh` is told which rows of all tables changed."""
         self._ranker, self._tables, self._content = ranker, ranker.tables, content
         self._rows, self._refresh = rows, refresh
         self.position = 0
@@ -52,5 +52,5 @@ class LiveItems:
         rows = self._rows.put(found.numbers)
         tower = content.space(found, self._tables.tower.shape[1])
         self._tables.put(rows, found.features, tower)
-        self._refresh(rows)
         self._ranker.refresh(torch.from_numpy(rows).to(self._tables.device))
+        self._refresh(rows)

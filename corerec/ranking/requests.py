@@ -1,13 +1,13 @@
-"""From ranking entries to a batch and its pair features, in torch: any device, and the oracle.
+"""From ranking entries to a batch and its pair features, plainly: what faster forms must equal.
 
-`compiled_requests.py` does the same on a CPU in a fraction of the time.
+`compiled_requests.py` does the same on a CPU in a fraction of the time, `staging.py` and
+`device_batch.py` on a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,38 +18,9 @@ from corerec.features import UserIndex
 from corerec.live.numbers import LiveRows
 from corerec.ranking.check import keeps_rules
 from corerec.ranking.features import RankingBatch, newest_history, pair_features, user_dense
-from corerec.ranking.model import RankingModel
 from corerec.ranking.prepare import make_batch
 from corerec.ranking.tables import ItemTables, Scratch
 from corerec.stages import RankEntry, Source
-
-
-class Laid(Protocol):
-    """A batch of B requests by n candidates."""
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """(B,) candidates of each request, -1 where they break a rule of `check_candidates`."""
-
-    def tensors(self) -> tuple[RankingBatch, Tensor]:
-        """Return the batch and its pair features (F, B, n)."""
-
-
-class Requests(Protocol):
-    """Lays entries out for a ranker; one batch at a time, in whatever thread."""
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Look-ups of kept users, by outcome."""
-
-    def lay(self, entries: Sequence[RankEntry]) -> Laid:
-        """Return a batch of entries of at least a candidate.
-
-        A request with fewer than n candidates has places at its end that mean nothing.
-        """
-
-    def refresh(self, rows: NDArray[np.int64]) -> None:
-        """Read rows (m,) of the tables anew, after they changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,16 +54,11 @@ class TorchRequests:
         self._popularity = torch.from_numpy(popularity).to(tables.device)
         self._scratch = Scratch(tables.device)
 
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Nothing: no user is kept."""
-        return {}
-
-    def refresh(self, rows: NDArray[np.int64]) -> None:
-        """Do nothing: the tables are read each time."""
-
     def lay(self, entries: Sequence[RankEntry]) -> LaidTensors:
-        """Return a batch of entries; see `Requests.lay`."""
+        """Return a batch of entries of at least a candidate.
+
+        A request with fewer than n candidates has places at its end that mean nothing.
+        """
         width = max(len(entry.candidates) for entry in entries)
         numbers = np.full((len(entries), width), len(self._tables), np.int64)  # rows of the tables
         scores = np.zeros((len(entries), width), np.float32)
@@ -127,34 +93,14 @@ class TorchRequests:
         return LaidTensors(batch=batch, pairs=pairs, counts=sizes)
 
 
-def stable_best(scores: Tensor, counts: NDArray[np.int64], k: int) -> tuple[Tensor, Tensor]:
+def stable_best(scores: Tensor, counts: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return places and scores of the best k, best first, equal ones in the order given.
 
     Shapes: scores (B, n), of which each request has its own count (B,); results (B, min(k, n)).
     The place of a score that is not finite is -1; those come last.
     """
-    finite = torch.isfinite(scores)
-    for row, count in enumerate(counts):
-        if count < scores.shape[1]:
-            finite[row, max(count, 0) :] = False
-    held = torch.where(finite, scores, -torch.inf)
+    there = torch.arange(scores.shape[1], device=scores.device) < counts[:, None]
+    held = torch.where(there & torch.isfinite(scores), scores, -torch.inf)
     best, order = held.sort(dim=1, descending=True, stable=True)
     best, order = best[:, :k], order[:, :k]
     return torch.where(torch.isfinite(best), order, -1), best
-
-
-def requests_of(
-    tables: ItemTables,
-    live: LiveRows,
-    users: UserIndex,
-    popularity: NDArray[np.float32],
-    end_micros: int,
-    model: RankingModel,
-) -> Requests:
-    """Return what lays requests out on the device of the tables; see `TorchRequests`."""
-    if tables.device.type != "cpu":
-        return TorchRequests(tables, live, users, popularity, end_micros)
-    # Loading numba takes a fraction of a second, and a GPU needs none of it.
-    from corerec.ranking.compiled_requests import CompiledRequests
-
-    return CompiledRequests(tables, live, users, popularity, end_micros, model)

@@ -54,13 +54,13 @@ class ItemTables:
     follower_starts: Tensor
     """(N + 2,) int64: the blank row has no followers"""
     followers: Tensor
-    """(nnz,) int32"""
+    """(nnz,) int32; of none at all, a zero that no start leads to"""
     follower_weights: Tensor
     """(nnz,)"""
+    most_followers: int
+    """Followers that an item has at most, and at least 1"""
     used: int
     """Most values of a list column that an item of the training has: of more, the first count."""
-    has_later: bool = field(init=False, default=False)
-    """Whether a row after the blank one was put."""
     version: int = field(init=False, default=0)
     """How often rows were put."""
     changed: NDArray[np.int64] = field(init=False)
@@ -100,8 +100,9 @@ class ItemTables:
             follower_starts=torch.from_numpy(
                 np.append(transitions.starts, transitions.starts[-1])
             ).to(on),
-            followers=_tensor(transitions.followers).to(on),
-            follower_weights=torch.from_numpy(transitions.weights).to(on),
+            followers=_tensor(_or_zero(transitions.followers)).to(on),
+            follower_weights=_tensor(_or_zero(transitions.weights)).to(on),
+            most_followers=max(1, int(np.diff(transitions.starts).max(initial=0))),
         )
 
     def __post_init__(self) -> None:
@@ -124,7 +125,7 @@ class ItemTables:
 
     def trained(self, rows: Tensor) -> Tensor:
         """Return rows for what was trained by item: the blank one for items that came later."""
-        return rows.clamp(max=len(self)) if self.has_later else rows
+        return rows.clamp(max=len(self))
 
     def put(self, rows: NDArray[np.int64], items: ItemFeatures, tower: NDArray[np.float32]) -> None:
         """Replace rows (n,), which are not the blank one, by these items; makes room for them."""
@@ -133,7 +134,6 @@ class ItemTables:
         self._grow(int(rows.max()) + 1)
         self.version += 1
         self.changed[rows] = self.version
-        self.has_later |= bool(rows.max() > len(self))
         at = torch.from_numpy(rows).to(self.device)
         for name, array in _arrays(self.schema, items, tower, self.used).items():
             table: Tensor = getattr(self, name)
@@ -163,6 +163,10 @@ def wider(table: Tensor, more: int, blank: int = 0) -> Tensor:
 def _tensor(array: NDArray[np.generic]) -> Tensor:
     """Return an array as a tensor, copied where torch could not write to it."""
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def _or_zero(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    return array if len(array) else np.zeros(1, array.dtype)
 
 
 def _with_room(array: NDArray[np.generic], room: int, name: str, device: torch.device) -> Tensor:
@@ -228,8 +232,9 @@ class Scratch:
     one scratch a thread.
     """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self._zeros = torch.zeros(0, device=device)
+    def __init__(self, device: torch.device | str = "cpu", size: int = 0) -> None:
+        """Have room for `size` sums: of S at once, over B cases and W codes, S B W."""
+        self._zeros = torch.zeros(size, device=device)
 
     def join(
         self, cases: Tensor, codes: Tensor, weights: Tensor, asked: Tensor, width: int

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from corerec.engines.dcn import Dcn, DcnConfig
 from corerec.ranking.fold import evaluate, fold, folds
+from corerec.ranking.fold_device import FoldedDcn
 from corerec.ranking.kernel import CpuKernel, precision_here
 from corerec.ranking.machine import LANES
 
@@ -92,7 +93,7 @@ def plain(dcn: Dcn, given: Inputs) -> Tensor:
     return found.view(cases, count, found.shape[1]).permute(2, 0, 1)
 
 
-def run(kernel: CpuKernel, given: Inputs) -> Tensor:
+def run(kernel: CpuKernel | FoldedDcn, given: Inputs) -> Tensor:
     table = kernel.table(ITEMS)
     table[:, : given.table.shape[1]] = given.table
     return kernel(given.user, table, given.candidates, given.pairs)
@@ -112,6 +113,8 @@ def check_fp32(shape: Shape, cases: int, count: int, seed: int) -> None:
     stepwise = evaluate(folded, given.user, x).permute(2, 0, 1)
     torch.testing.assert_close(stepwise, expected, rtol=0, atol=allowed)
     found = run(CpuKernel(folded, shape.items, "fp32"), given)
+    torch.testing.assert_close(found, expected, rtol=0, atol=allowed)
+    found = run(FoldedDcn(folded, shape.items, half=False), given)
     torch.testing.assert_close(found, expected, rtol=0, atol=allowed)
 
 

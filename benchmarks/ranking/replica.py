@@ -41,7 +41,7 @@ from ranking_svc.servicer import add
 
 RESULTS = Path(__file__).parents[1] / "results" / "ranking"
 WITHIN_MS = 10.0
-CALLERS = (1, 4, 16, 32, 64, 128)
+CALLERS = (1, 8, 16, 32, 48, 64)
 CANDIDATES = (500, 2000, 8000)
 CONFIG = {
     "cpu": StageConfig(log_level="ERROR"),
@@ -100,6 +100,9 @@ class Client:
 
     def __init__(self, address: str, items: int, seed: int) -> None:
         self.process = child("--ask", address, str(items), str(seed))
+
+    def wait(self) -> None:
+        """Return when it is ready to ask."""
         if read(self.process) != "ready":
             raise SystemExit("a client did not start")
 
@@ -193,6 +196,8 @@ def run(given: argparse.Namespace) -> None:
                 raise SystemExit("the replica did not start")
             clients = [Client(address, given.items, seed) for seed in range(given.clients)]
             children += [client.process for client in clients]
+            for client in clients:
+                client.wait()
             found = {
                 candidates: [
                     measure(server.pid, clients, callers, candidates, given.seconds)

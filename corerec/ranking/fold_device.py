@@ -70,25 +70,26 @@ class FoldedDcn:
         u_user = F.pad(folded.u_user, (0, 0, 0, self._rank - folded.u_user.shape[1]))
         self._u_user = u_user.flatten(0, 1).to(self._kind)  # (M R, Du)
         self._products = self._lay_out(folded.steps, self._at(adding), self._at(crossed))
-        self._one = torch.zeros(self._sizes["x"] - folded.wide, device=u_user.device)
-        self._one[0] = 1
+        # Behind an item's inputs: room for those of the comparison, and the 1.
+        self._behind = torch.zeros(self._sizes["x"] - items, device=u_user.device)
+        self._behind[folded.wide - items] = 1
 
     def table(self, rows: int) -> Tensor:
-        """Return room for the inputs of so many items."""
-        return torch.zeros(rows, self._items, dtype=self._kind, device=self._one.device)
+        """Return room for so many items."""
+        size = rows, self._sizes["x"]
+        return torch.zeros(size, dtype=self._kind, device=self._behind.device)
 
     def items(self, inputs: Tensor) -> Tensor:
-        """Return the inputs."""
-        return inputs
+        """Return the first parts of rows. Shapes: inputs (m, Di), result (m, up(Dx + 1))."""
+        return torch.cat([inputs, self._behind.expand(len(inputs), -1)], 1)
 
     def __call__(self, user: Tensor, table: Tensor, candidates: Tensor, pairs: Tensor) -> Tensor:
         """Return logits (T, B, n). Shapes: user (B, Du), candidates (B, n), pairs (Dp, B, n)."""
         (cases, count), at = candidates.shape, self._places
         rows = user.new_empty(cases, count, at[next(reversed(at))].stop, dtype=self._kind)
         x = rows[..., at["x"]]
-        x[..., : self._items] = pick(table, candidates)
+        x[:] = pick(table, candidates)
         x[..., self._items : self._wide] = pairs.permute(1, 2, 0)
-        x[..., self._wide :] = self._one
         added = torch.addmm(self._bias, user, self._of_user).to(self._kind)  # (B, C)
         scaled = (user[:, :, None] * self._crossed).to(self._kind)  # (B, Du, C')
         crossed = self._u_user @ scaled  # (B, M R, C')

@@ -94,8 +94,8 @@ def plain(dcn: Dcn, given: Inputs) -> Tensor:
 
 
 def run(kernel: CpuKernel | FoldedDcn, given: Inputs) -> Tensor:
-    table = kernel.table(ITEMS)
-    table[:, : given.table.shape[1]] = given.table
+    table, kept = kernel.table(ITEMS), kernel.items(given.table)
+    table[:, : kept.shape[1]] = kept
     return kernel(given.user, table, given.candidates, given.pairs)
 
 

@@ -232,14 +232,12 @@ class RankingCore:
 
     def _chunks(self, entries: Sequence[RankEntry], good: list[int]) -> Iterator[list[int]]:
         """Yield places of entries of like length that together fit one matrix."""
-        sizes = {place: len(entries[place].candidates) for place in good}
+        limit, sizes = self._batches, {place: len(entries[place].candidates) for place in good}
         part: list[int] = []
         for place in sorted(good, key=sizes.__getitem__, reverse=True):
             if part:
                 widest = sizes[part[0]]
-                full = (len(part) + 1) * widest > self._batches.pairs or len(
-                    part
-                ) == self._batches.most
+                full = (len(part) + 1) * widest > limit.pairs or len(part) == limit.most
                 if full or widest > MOST_PADDING * sizes[place]:
                     yield part
                     part = []
@@ -252,9 +250,11 @@ class RankingCore:
         found = self._batches.best(entries, max(entry.k for entry in entries))
         return [
             _refusal(entry)
-            if found.refused[row]
+            if refused
             else _result(entry, found.places[row], found.scores[row], found.timings)
-            for row, entry in enumerate(entries)
+            for row, (entry, refused) in enumerate(
+                zip(entries, found.refused.tolist(), strict=True)
+            )
         ]
 
 

@@ -117,14 +117,16 @@ class _Work:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.cuda = device, device.type == "cuda"
-        self._turn = threading.Lock()
+        # Nobody may wait for the device while another thread captures.
+        self._turn = threading.RLock()
         if self.cuda:
             self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def wait(self) -> None:
         """Return when the device has done what it was given, on whatever stream."""
         if self.cuda:
-            torch.cuda.synchronize(self.device)
+            with self._turn:
+                torch.cuda.synchronize(self.device)
 
     def pool(self) -> Any:
         """Return memory for graphs: one runs at a time and leaves nothing behind."""

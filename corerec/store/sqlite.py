@@ -22,9 +22,16 @@ from corerec.store.database import Database
 from corerec.store.limits import check_id, check_limit
 from corerec.store.rows import EMPTY, checksum, event_checksum, merge, pack, pack_attributes, unpack
 
+_Row = tuple[str, str, int, bytes | None, bytes | None, int]
+
 _READ = """
 SELECT u.user_id, u.attributes, u.crc, h.items, h.times, h.crc
 FROM users u LEFT JOIN histories h ON h.user_id = u.user_id WHERE u.user_id IN ({marks})
+"""
+# One statement sees the store as it is at one moment, and the interpreter's lock is let go once a
+# row and statement: a thread that reads beside a busy event loop waits for it each time.
+_READ_WITH_CHANGES = f"""
+SELECT 0, * FROM ({_READ}) UNION ALL SELECT 1, * FROM ({sqlite_items.AFTER})
 """
 _PUT_HISTORY = """
 INSERT INTO histories VALUES (?, ?, ?, ?, ?) ON CONFLICT (user_id) DO UPDATE SET
@@ -75,15 +82,23 @@ class SqliteStore:
         self, ids: Sequence[str], after: int, limit: int = 1000
     ) -> tuple[list[UserState], list[ItemChange]]:
         """See `Store.read_users_and_changes`."""
+        check_limit(limit)
+        known: list[_Row] = []
+        rows: list[sqlite_items.Row] = []
         with self._database.reading() as link:
-            link.execute("BEGIN")  # both statements see the store as it is at the first
-            try:
-                users = self._users(link, ids)
-                rows = sqlite_items.after(link, after, limit)
-            finally:
-                if link.in_transaction:
-                    link.execute("ROLLBACK")
-        return users, [sqlite_items.change_of(self.path, row) for row in rows]
+            if 0 < len(ids) <= sqlite_items.READ_SIZES[-1]:
+                own = (after, limit)
+                for row in sqlite_items.select(link, _READ_WITH_CHANGES, ids, own):
+                    (rows if row[0] else known).append(row[1:])
+            else:
+                link.execute("BEGIN")  # all statements see the store as it is at the first
+                try:
+                    known = list(sqlite_items.select(link, _READ, ids))
+                    rows = sqlite_items.after(link, after, limit)
+                finally:
+                    if link.in_transaction:
+                        link.execute("ROLLBACK")
+        return self._states(known, ids), [sqlite_items.change_of(self.path, row) for row in rows]
 
     def append_events(self, events: Sequence[Event]) -> int:
         """See `Store.append_events`."""
@@ -166,10 +181,13 @@ class SqliteStore:
         self._database.close()
 
     def _users(self, link: sqlite3.Connection, ids: Sequence[str]) -> list[UserState]:
-        found = {row[0]: self._state(row) for row in sqlite_items.select(link, _READ, ids)}
+        return self._states(sqlite_items.select(link, _READ, ids), ids)
+
+    def _states(self, rows: Iterable[_Row], ids: Sequence[str]) -> list[UserState]:
+        found = {row[0]: self._state(row) for row in rows}
         return [found.get(i) or UserState(i, {}, EMPTY, EMPTY, known=False) for i in ids]
 
-    def _state(self, row: tuple[str, str, int, bytes | None, bytes | None, int]) -> UserState:
+    def _state(self, row: _Row) -> UserState:
         user_id, attributes, user_crc, items, times, history_crc = row
         if checksum(user_id, attributes.encode()) != user_crc:
             raise Unavailable(self._bad_row("profile", user_id))

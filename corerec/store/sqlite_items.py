@@ -27,7 +27,7 @@ INSERT INTO catalogue VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (number) DO UPDATE S
 position = excluded.position, deleted = excluded.deleted,
 payload = excluded.payload, crc = excluded.crc
 """
-_AFTER = f"SELECT {_COLUMNS} FROM catalogue WHERE position > ? ORDER BY position LIMIT ?"
+AFTER = f"SELECT {_COLUMNS} FROM catalogue WHERE position > ? ORDER BY position LIMIT ?"
 _ONE = f"SELECT {_COLUMNS} FROM catalogue WHERE id IN ({{marks}})"
 # The index by id and the table: they disagree when one of them is damaged.
 _NUMBER = """
@@ -86,7 +86,7 @@ def find_numbers(link: sqlite3.Connection, path: Path, ids: Sequence[str]) -> di
 def after(link: sqlite3.Connection, position: int, limit: int) -> list[Row]:
     """Return the rows of at most `limit` items that changed after a position, by position."""
     check_limit(limit)
-    return link.execute(_AFTER, (position, limit)).fetchall()
+    return link.execute(AFTER, (position, limit)).fetchall()
 
 
 def last_position(link: sqlite3.Connection) -> int:
@@ -130,12 +130,14 @@ def load_live(link: sqlite3.Connection, path: Path, live: LiveRows) -> int:
     return len(live.rows) if bring else 0
 
 
-def select(link: sqlite3.Connection, statement: str, ids: Sequence[str]) -> Iterator[tuple]:  # type: ignore[type-arg]
-    """Yield the rows of a statement with `{marks}` for ids, asked in chunks."""
+def select(
+    link: sqlite3.Connection, statement: str, ids: Sequence[str], own: Sequence[int] = ()
+) -> Iterator[tuple]:  # type: ignore[type-arg]
+    """Yield the rows of a statement with `{marks}` for ids, asked in chunks; `own` comes last."""
     for chunk in chunks(ids, READ_SIZES[-1]):
         size = READ_SIZES[bisect_left(READ_SIZES, len(chunk))]
         asked = chunk + chunk[-1:] * (size - len(chunk))
-        yield from link.execute(_marked(statement, size), asked)
+        yield from link.execute(_marked(statement, size), [*asked, *own])
 
 
 @cache  # statements are few, and so are sizes

@@ -383,6 +383,24 @@ def test_users_and_changes_come_in_one_read(store: Store) -> None:
     assert shape(store.read_users_and_changes([], 0, 1)[1]) == [(1, 3, "a", "")]
 
 
+@pytest.mark.parametrize("count", [0, 1, 3, 9, 65, 512, 513, 1200])
+@pytest.mark.parametrize(("after", "limit"), [(0, 1), (0, 4), (2, 500), (9, 500)])
+def test_one_read_of_users_and_changes_is_what_a_read_of_each_would_be(
+    store: Store, count: int, after: int, limit: int
+) -> None:
+    store.upsert_items([item(name) for name in "abcde"])
+    store.delete_items(["b", "d"])
+    store.append_events([Event(f"many{i}", "a", 3, i) for i in range(0, 600, 7)])
+    ids = [f"many{i}" for i in range(count)][::-1]
+    users, changes = store.read_users_and_changes(ids, after, limit)
+    apart = store.read_users(ids)
+    assert [u.user_id for u in users] == ids
+    assert [(u.known, u.attributes) for u in users] == [(u.known, u.attributes) for u in apart]
+    assert all((u.items == v.items).all() for u, v in zip(users, apart, strict=True))
+    assert all((u.times == v.times).all() for u, v in zip(users, apart, strict=True))
+    assert changes == store.changes(after, limit)
+
+
 def test_many_items_at_once_and_writers_in_many_threads_keep_the_order(store: Store) -> None:
     store.upsert_items([item(f"m{i}") for i in range(1500)])
     acked: list[ItemChange] = []

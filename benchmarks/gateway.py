@@ -49,6 +49,7 @@ from corerec.v1 import recommender_pb2, recommender_pb2_grpc
 from gateway.config import GatewayConfig
 from gateway.feed import Feed
 from gateway.funnel import Funnel
+from gateway.groups import Groups
 from gateway.kept import AnswerCache
 from gateway.profiles import Profiles
 from gateway.servicer import RecommenderServicer
@@ -306,7 +307,9 @@ async def measure(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
             ("anonymous, kept answers", anonymous, 60.0),
         ):
             kept = AnswerCache(profiles, seconds=seconds, most=1000)
-            answer = await served(RecommenderServicer(config, funnel, kept), metrics)
+            answer = await served(
+                RecommenderServicer(config, funnel, kept, Groups(config.groups, metrics)), metrics
+            )
             requests = [request.SerializeToString() for request in asked]
             others.there = False
             await micros(answer, requests, 100, 8, others)  # also fills what is kept

@@ -65,9 +65,19 @@ class Funnel:
         }
         self._retrieve_stage, self._rank_stage, self._rerank_stage = retrieve, rank, rerank
 
-    async def run(self, query: Query, budget: Budget, *, explain: bool = False) -> Outcome:
-        """Return the outcome; with `explain`, every candidate's way is in it."""
-        outcome = Outcome()
+    async def run(
+        self,
+        query: Query,
+        budget: Budget,
+        *,
+        explain: bool = False,
+        started: float | None = None,
+    ) -> Outcome:
+        """Return the outcome; with `explain`, every candidate's way is in it.
+
+        `started` is when the request came, on the monotonic clock; None: now.
+        """
+        outcome = Outcome() if started is None else Outcome(started=started)
         budget = budget.share(1.0, min(_REPLY_SECONDS, _REPLY_SHARE * budget.remaining))
         outcome.user = await self._profile(query, budget, outcome)
         outcome.retrieved = await self._retrieve(query, budget, outcome, explain)

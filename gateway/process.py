@@ -34,6 +34,7 @@ from gateway.catalog_servicer import CatalogServicer
 from gateway.config import GatewayConfig
 from gateway.feed import Feed
 from gateway.funnel import Funnel
+from gateway.groups import Groups
 from gateway.kept import AnswerCache
 from gateway.profiles import Profiles
 from gateway.servicer import RecommenderServicer
@@ -136,7 +137,7 @@ def process(
         )
         if config.response_cache_seconds:
             metrics.cores.watch(kept)
-        servicer = RecommenderServicer(config, funnel, kept)
+        servicer = RecommenderServicer(config, funnel, kept, Groups(config.groups, metrics))
         catalog = CatalogServicer(config, view, profiles, writes)
 
         def add(server: grpc.aio.Server) -> None:

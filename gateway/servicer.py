@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -16,8 +16,9 @@ from corerec.v1 import recommender_pb2, recommender_pb2_grpc
 from gateway.config import GatewayConfig
 from gateway.explain import Explainer
 from gateway.funnel import Funnel
+from gateway.groups import Groups
 from gateway.kept import AnswerCache
-from gateway.outcome import Outcome
+from gateway.outcome import Outcome, Query
 from gateway.requests import events_of, explained_numbers, query_of
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -43,8 +44,10 @@ class _Admission:
 class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     """The public service over one funnel."""
 
-    def __init__(self, config: GatewayConfig, funnel: Funnel, kept: AnswerCache) -> None:
-        self._config, self._funnel, self._kept = config, funnel, kept
+    def __init__(
+        self, config: GatewayConfig, funnel: Funnel, kept: AnswerCache, groups: Groups
+    ) -> None:
+        self._config, self._funnel, self._kept, self._groups = config, funnel, kept, groups
         self._admission = _Admission(config.max_requests)
 
     async def Recommend(
@@ -55,7 +58,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
             budget, started = self._budget(context), time.monotonic()
             key = self._kept.key(request)
             if key is None:
-                return self._response(await self._run(request, budget))
+                return await self._answer(request, budget)
             answer = await self._kept.answer(key, budget, lambda: self._answer(request, budget))
             return answer if answer.request_id else _told(answer, started)
 
@@ -66,7 +69,8 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         with self._admission:
             await self._learn(request.item_ids, context)
             wanted = explained_numbers(request.item_ids, self._funnel.view.catalogue)
-            outcome = await self._run(request.recommend, self._budget(context), explain=True)
+            query = self._query(request.recommend)
+            outcome = await self._funnel.run(query, self._budget(context), explain=True)
             explainer = Explainer(
                 self._funnel.view, outcome, exclude_seen=not request.recommend.include_seen
             )
@@ -88,14 +92,15 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     async def _answer(
         self, request: recommender_pb2.RecommendRequest, budget: Budget
     ) -> recommender_pb2.RecommendResponse:
-        return self._response(await self._run(request, budget))
+        query, started = self._query(request), time.monotonic()
+        group = self._groups.start() or await self._groups.wait(budget)
+        try:
+            return self._response(await self._funnel.run(query, budget, started=started))
+        finally:
+            group.leave()
 
-    def _run(
-        self, request: recommender_pb2.RecommendRequest, budget: Budget, *, explain: bool = False
-    ) -> Coroutine[Any, Any, Outcome]:
-        catalogue = self._funnel.view.catalogue
-        query = query_of(request, self._config, catalogue, REQUEST_ID.get())
-        return self._funnel.run(query, budget, explain=explain)
+    def _query(self, request: recommender_pb2.RecommendRequest) -> Query:
+        return query_of(request, self._config, self._funnel.view.catalogue, REQUEST_ID.get())
 
     async def _learn(self, ids: Sequence[str], context: Context) -> None:
         """Look for ids that are not known yet: items may have come a moment ago."""

@@ -165,6 +165,18 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self.group_size = Histogram(
+            "corerec_group_size",
+            "Requests that the gateway started together.",
+            buckets=_COUNTS,
+            registry=registry,
+        )
+        self.group_wait_seconds = Histogram(
+            "corerec_group_wait_seconds",
+            "Time that a request waited for room, of those that did.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self.stage_rpcs = Gauge(
             "corerec_stage_rpcs", "Stage RPCs under way now.", ("stage",), registry=registry
         )

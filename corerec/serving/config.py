@@ -55,9 +55,10 @@ class StageConfig(ServerConfig):
     max_batch_weight: Annotated[int, Field(ge=1, le=1 << 24)] = 16_384
     """Most weight that is computed together: candidates, in ranking; elsewhere each entry weighs 1.
     A heavier entry is computed alone."""
-    inline_ms: Annotated[float, Field(ge=0, le=1000)] = 2.0
+    inline_ms: Annotated[float, Field(ge=0, le=1000)] = 8.0
     """A batch that is likely to take less is computed in the replica's event loop, which saves a
-    hop to the core's thread and back; 0 computes all of them on the thread."""
+    hop to the core's thread and back; 0 computes all of them on the thread, so that the loop of a
+    replica with cores to spare takes in the next batch meanwhile."""
     store: str = ""
     """Store whose catalogue this replica follows: a SQLite file, or redis://host:port/number. Empty
     means that it serves the release's own items only; `corerec serve` fills in the gateway's."""

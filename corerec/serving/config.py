@@ -40,12 +40,18 @@ class ServerConfig:
     cores: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Cores of its machine, by number, that a replica runs on once it is ready; empty: all. On a
     machine with few cores a service then finds its code in the cache of its own."""
+    nice: Annotated[int, Field(ge=0, le=19)] = 0
+    """Added to the niceness of a replica once it is ready: on cores that it shares, processes that
+    are less nice come first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig(ServerConfig):
     """A stage that computes batches."""
 
+    nice: Annotated[int, Field(ge=0, le=19)] = 10
+    """See ServerConfig. The gateway comes first where it shares cores with stages: what it hands on
+    at once makes larger batches, and an answer that is ready does not wait for others' batches."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Threads of the numeric libraries in one replica."""
     max_queue: Annotated[int, Field(ge=1, le=100_000)] = 512

@@ -78,6 +78,7 @@ class ServerProcess:
             self.metrics, self._config.host, self._config.metrics_port
         )
         pin(self._config.cores)
+        yield_to_others(self._config.nice)
         await self._server.ready()
 
     @property
@@ -200,9 +201,24 @@ def pin(cores: Sequence[int]) -> None:
     allowed = os.sched_getaffinity(0)
     if not allowed.issuperset(cores):
         raise ConfigError(f"cores must be some of {sorted(allowed)}, got {list(cores)}")
-    for thread in Path("/proc/self/task").iterdir():
+    for thread in _threads():
         with contextlib.suppress(ProcessLookupError):  # it ended just now
-            os.sched_setaffinity(int(thread.name), cores)
+            os.sched_setaffinity(thread, cores)
+
+
+def yield_to_others(more: int) -> None:
+    """Make this process nicer by so much, 19 at most, with all threads it has or will have."""
+    if not more:
+        return
+    for thread in _threads():
+        with contextlib.suppress(ProcessLookupError):
+            nice = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, nice + more))
+
+
+def _threads() -> list[int]:
+    """Return the threads of this process: Linux keeps where and how soon each of them runs."""
+    return [int(thread.name) for thread in Path("/proc/self/task").iterdir()]
 
 
 async def serve_until_signalled(process: ServerProcess, announce: Callable[[], None]) -> int:

@@ -47,6 +47,16 @@ def test_replicas_inherit_that_they_read_their_own_sockets(cluster: Path) -> Non
         assert b"GRPC_EXPERIMENTS=-event_engine_client,-event_engine_listener" in told
 
 
+def test_on_shared_cores_the_gateway_comes_before_the_stages(cluster: Path) -> None:
+    nice = {
+        service: {os.getpriority(os.PRIO_PROCESS, replica["pid"]) for replica in replicas}
+        for service, replicas in state_of(cluster)["replicas"].items()
+    }
+    (own,) = nice.pop("gateway")
+    assert own == os.getpriority(os.PRIO_PROCESS, 0)  # Ray would make it 15
+    assert set.union(*nice.values()) == {min(19, own + 10)}
+
+
 def test_the_cluster_scores_as_the_library_does(cluster: Path, tiny_release: Path) -> None:
     release = Release.open(tiny_release)
     retrieval, ranking = RetrievalCore.load(release), RankingCore.load(release, device="cpu")

@@ -207,3 +207,24 @@ assert len(cores) >= 3 and cores == [{there[-1]}] * len(cores), cores
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("cores must be some of [")
+
+
+def test_a_process_is_nicer_with_all_its_threads() -> None:
+    script = """
+import os, threading, time
+from corerec.serving.process import yield_to_others
+def nice():
+    threads = os.listdir("/proc/self/task")
+    return {os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in threads}
+(before,) = nice()
+threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
+yield_to_others(0)
+assert nice() == {before}
+yield_to_others(3)
+threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
+assert nice() == {min(19, before + 3)}, nice()
+yield_to_others(19)
+assert nice() == {19}, nice()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

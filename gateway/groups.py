@@ -18,17 +18,21 @@ _WAIT_SHARE = 0.125
 
 
 class Group:
-    """Requests that started together. It makes room when the first of them has its answer: the
-    others follow, and one that hangs holds nobody up."""
+    """Requests that started together.
 
-    __slots__ = ("_groups", "ended", "size")
+    It makes room when the first of them has its answer: the others follow, and one that hangs holds
+    nobody up. Who is given up or refused does not count, unless nobody is left.
+    """
+
+    __slots__ = ("_groups", "_left", "ended", "size")
 
     def __init__(self, groups: Groups) -> None:
-        self._groups, self.ended, self.size = groups, False, 0
+        self._groups, self.ended, self.size, self._left = groups, False, 0, 0
 
-    def leave(self) -> None:
-        """Note that a request has its answer, or is given up."""
-        if not self.ended:
+    def leave(self, *, answered: bool) -> None:
+        """Note that a request has its answer, or ends without one."""
+        self._left += 1
+        if not self.ended and (answered or self._left == self.size):
             self.ended = True
             self._groups.ended()
 
@@ -66,7 +70,7 @@ class Groups:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():  # begun just now
-                future.result().leave()
+                future.result().leave(answered=False)
             raise
 
     def ended(self) -> None:

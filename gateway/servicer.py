@@ -94,10 +94,13 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     ) -> recommender_pb2.RecommendResponse:
         query, started = self._query(request), time.monotonic()
         group = self._groups.start() or await self._groups.wait(budget)
+        answered = False
         try:
-            return self._response(await self._funnel.run(query, budget, started=started))
+            response = self._response(await self._funnel.run(query, budget, started=started))
+            answered = True
         finally:
-            group.leave()
+            group.leave(answered=answered)
+        return response
 
     def _query(self, request: recommender_pb2.RecommendRequest) -> Query:
         return query_of(request, self._config, self._funnel.view.catalogue, REQUEST_ID.get())

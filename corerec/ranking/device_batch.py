@@ -47,6 +47,11 @@ class DeviceBatch:
             self._tables
         )
 
+    @property
+    def outgrown(self) -> bool:
+        """Whether the tables were made anew since they were looked at."""
+        return self._tables.room != len(self._filled)
+
     def refresh(self, rows: NDArray[np.int64]) -> bool:
         """Know rows (m,) of the tables from now on; return whether there are new tables."""
         more = self._tables.room - len(self._filled)

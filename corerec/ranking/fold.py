@@ -13,7 +13,7 @@ last a small matrix a request and layer; per pair are left products with x and z
 exact; `RankingModel.forward` is the oracle.
 
 Here are the weights of these products, step by step, in the order of computation. How they are
-computed is `kernel.py`'s.
+computed is `kernel.py`'s on a CPU, `fold_device.py`'s on a GPU.
 """
 
 # Du user's inputs, Dx inputs of the pair, R rank, M cross layers, H hidden, T tasks

@@ -90,6 +90,8 @@ class DeviceBatches:
     def best(self, entries: Sequence[RankEntry], k: int) -> Best:
         """Return the best of entries; see `Batches.best`."""
         begin = time.perf_counter_ns()
+        if self._compute.outgrown:  # by another core over the same tables, or a change that failed
+            self.refresh(np.empty(0, np.int64))
         size = self._size(len(entries), max(len(entry.candidates) for entry in entries))
         self._staging.fill(entries, size.columns)
         middle = time.perf_counter_ns()
@@ -177,7 +179,7 @@ class _Work:
 
 @cache
 def _work(device: torch.device) -> _Work:
-    """Return what all cores of this process share: during a change of release there are two."""
+    """Return what all cores of this process share: one in another precision, that of a test."""
     return _Work(device)
 
 

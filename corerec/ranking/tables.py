@@ -228,8 +228,7 @@ class Scratch:
     """A vector of zeros that joins weighted codes with queries, and is zeros again afterwards.
 
     Joining by scatter and gather costs a few microseconds a request where comparing every
-    candidate with every history item, or searching sorted keys, costs hundreds. Not thread-safe:
-    one scratch a thread.
+    candidate with every history item costs hundreds. Not thread-safe: one scratch a thread.
     """
 
     def __init__(self, device: torch.device | str = "cpu", size: int = 0) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,7 @@ class SqliteStore:
                 own = (after, limit)
                 for row in sqlite_items.select(link, _READ_WITH_CHANGES, ids, own):
                     (rows if row[0] else known).append(row[1:])
+                rows.sort(key=itemgetter(2))  # by position: a compound promises no order
             else:
                 link.execute("BEGIN")  # all statements see the store as it is at the first
                 try:

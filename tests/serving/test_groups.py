@@ -61,12 +61,12 @@ async def test_what_waits_starts_together_when_the_first_answer_of_a_group_makes
     waiting = [asyncio.create_task(enter(own)) for _ in range(5)]
     await turn()
     assert not any(task.done() for task in waiting)
-    first.leave()
+    first.leave(answered=True)
     begun = await asyncio.gather(*waiting)
     assert len(set(map(id, begun))) == 1
     assert begun[0].size == 5
     await turn()
-    first.leave()  # the rest of that group follows: it makes room once
+    first.leave(answered=True)  # the rest of that group follows: it makes room once
     assert own.start() is None
 
 
@@ -88,8 +88,23 @@ async def test_a_caller_who_leaves_while_it_waits_is_left_out() -> None:
     await turn()
     gone.cancel()
     await turn()
-    first.leave()
+    first.leave(answered=True)
     assert (await stays).size == 1
+
+
+async def test_who_leaves_without_an_answer_makes_no_room_while_others_of_its_group_wait() -> None:
+    own = groups(1)
+    (first,) = await full(own, 1)
+    waiting = [asyncio.create_task(enter(own)) for _ in range(2)]
+    await turn()
+    first.leave(answered=True)
+    group, same = await asyncio.gather(*waiting)
+    assert group is same
+    await turn()
+    group.leave(answered=False)
+    assert own.start() is None
+    group.leave(answered=False)
+    assert own.start() is not None
 
 
 async def test_a_caller_who_leaves_as_its_group_begins_gives_the_room_back() -> None:
@@ -97,7 +112,7 @@ async def test_a_caller_who_leaves_as_its_group_begins_gives_the_room_back() -> 
     (first,) = await full(own, 1)
     gone = asyncio.create_task(enter(own))
     await turn()
-    first.leave()
+    first.leave(answered=True)
     gone.cancel()  # before its task has run again
     await asyncio.gather(gone, return_exceptions=True)
     await turn()
@@ -117,7 +132,9 @@ async def test_whoever_comes_and_goes_every_request_runs_once_and_groups_keep_to
     seed: int,
 ) -> None:
     rng, own = random.Random(seed), groups()
-    under_way: dict[int, Group] = {}
+    under_way: dict[int, Group] = {}  # holds every group, so that no id comes twice
+    members: dict[int, int] = {}
+    answered: set[int] = set()
     ran = cancelled = 0
 
     async def request() -> None:
@@ -125,11 +142,15 @@ async def test_whoever_comes_and_goes_every_request_runs_once_and_groups_keep_to
         group = await enter(own, 60.0)
         try:
             under_way[id(group)] = group
+            members[id(group)] = members.get(id(group), 0) + 1
             assert len([one for one in under_way.values() if not one.ended]) <= MOST
             await asyncio.sleep(0.002 * rng.random())
             ran += 1
+            answered.add(id(group))
         finally:
-            group.leave()
+            members[id(group)] -= 1
+            group.leave(answered=id(group) in answered)
+            assert group.ended == (id(group) in answered or not members[id(group)])
 
     tasks = []
     for _ in range(500):

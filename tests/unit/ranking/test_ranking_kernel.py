@@ -150,6 +150,9 @@ def test_half_precision_is_near_the_plain_network(
     found = run(CpuKernel(fold(dcn, shape.users), shape.items, "bf16"), given)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=BF16_ERROR * scale_of(expected))
+    found = run(FoldedDcn(fold(dcn, shape.users), shape.items, half=True), given)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=BF16_ERROR * scale_of(expected))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -95,17 +95,18 @@ async def test_the_core_goes_on_while_results_are_handed_out_and_one_thread_does
 
     class Named(FakeRank):
         def answer(self, given: RankEntry):
-            threads.add(threading.current_thread().name)
+            threads.add(threading.current_thread())
             return super().answer(given)
 
     faults = Faults()
     stage = Batcher(Named(faults), stage="rank", metrics=Metrics(), max_batch=2)
     await asyncio.gather(*(stage.call(entry(f"e{i}"), Budget(5.0)) for i in range(9)))
-    await stage.on_thread(lambda: threads.add(threading.current_thread().name))
-    assert threads == {"rank-core"}
+    await stage.on_thread(lambda: threads.add(threading.current_thread()))
+    (own,) = threads
+    assert own.name == "rank-core"
     assert sum(faults.batches, []) == [f"e{i}" for i in range(9)]
     await stage.close()
-    assert "rank-core" not in {thread.name for thread in threading.enumerate()}
+    assert not own.is_alive()
 
 
 class Placed(FakeRank):

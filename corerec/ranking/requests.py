@@ -17,8 +17,9 @@ from torch import Tensor
 from corerec.features import UserIndex
 from corerec.live.numbers import LiveRows
 from corerec.ranking.check import keeps_rules
-from corerec.ranking.features import RankingBatch, newest_history, pair_features, user_dense
+from corerec.ranking.features import RankingBatch, pair_features
 from corerec.ranking.prepare import make_batch
+from corerec.ranking.staging import People
 from corerec.ranking.tables import ItemTables, Scratch
 from corerec.stages import RankEntry, Source
 
@@ -50,7 +51,8 @@ class TorchRequests:
         end_micros: int,
     ) -> None:
         """Take parts of one release; popularity (2, N + 1), of the blank row 0."""
-        self._tables, self._live, self._users, self._end = tables, live, users, end_micros
+        self._tables, self._live = tables, live
+        self._people = People(tables, live, users, end_micros)
         self._popularity = torch.from_numpy(popularity).to(tables.device)
         self._scratch = Scratch(tables.device)
 
@@ -72,23 +74,13 @@ class TorchRequests:
             numbers[row, :count] = self._live.candidates(own.numbers)
             scores[row, :count] = own.scores
             np.not_equal(own.sources, Source.POPULAR, out=known[row, :count])
-        schema = self._tables.schema
-        history, times = newest_history(
-            schema,
-            [self._live.history(entry.user.items) for entry in entries],
-            [entry.user.times for entry in entries],
-            self._tables.room,
-        )
-        now = np.array([entry.user.now or self._end for entry in entries], np.int64)
-        users = schema.encode_users(
-            [entry.user.user_id for entry in entries],
-            [entry.user.attributes for entry in entries],
-            self._users,
-        )
-        dense = user_dense(schema, users, history, times, now)
+        asked = self._people.read(entries)
         counted = self._tables.trained(torch.from_numpy(numbers).to(self._tables.device))
         counts = torch.stack([torch.take(row, counted) for row in self._popularity])
-        batch = make_batch(self._tables, users, dense, history, now, numbers, scores, known, counts)
+        batch = make_batch(
+            self._tables, asked.users, asked.dense, asked.history, asked.now, numbers, scores,
+            known, counts,
+        )  # fmt: skip
         pairs = pair_features(self._tables, batch, self._scratch)
         return LaidTensors(batch=batch, pairs=pairs, counts=sizes)
 

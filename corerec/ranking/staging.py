@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from corerec.features import FeatureSchema, UserIndex
+from corerec.features import FeatureSchema, UserFeatures, UserIndex
 from corerec.live.numbers import LiveRows
 from corerec.ranking.features import newest_history, user_dense, user_dense_width
 from corerec.ranking.tables import ItemTables
@@ -94,8 +94,20 @@ class Block:
         return self._parts.items()
 
 
-class Staging:
-    """Writes entries into columns."""
+class Asked(NamedTuple):
+    """The users of B requests, each at its moment."""
+
+    history: NDArray[np.int64]
+    """(B, L) rows of the tables, newest last, -1 pads the left"""
+    now: NDArray[np.int64]
+    """(B,) microseconds"""
+    users: UserFeatures
+    dense: NDArray[np.float32]
+    """(B, Fd) as of `user_dense`"""
+
+
+class People:
+    """Reads the users of entries."""
 
     def __init__(
         self, tables: ItemTables, live: LiveRows, users: UserIndex, end_micros: int
@@ -103,15 +115,9 @@ class Staging:
         """Take parts of one release; requests without a moment are for its end."""
         self._tables, self._live, self._users, self._end = tables, live, users, end_micros
 
-    def fill(self, entries: Sequence[RankEntry], into: Columns) -> None:
-        """Write at most B entries of at most n candidates; the other rows have none."""
-        used, schema = len(entries), self._tables.schema
-        counts, numbers, scores, sources = into[:4]
-        for row, entry in enumerate(entries):
-            own, count = entry.candidates, len(entry.candidates.numbers)
-            counts[row] = count
-            numbers[row, :count], scores[row, :count] = own.numbers, own.scores
-            sources[row, :count] = own.sources
+    def read(self, entries: Sequence[RankEntry]) -> Asked:
+        """Return what a ranker needs of the users, but for what candidates are compared with."""
+        schema = self._tables.schema
         history, times = newest_history(
             schema,
             [self._live.history(entry.user.items) for entry in entries],
@@ -124,9 +130,33 @@ class Staging:
             [entry.user.attributes for entry in entries],
             self._users,
         )
-        into.history[:used], into.now[:used] = history, now
-        into.user_row[:used], into.user_categorical[:used] = users.row, users.categorical
-        into.user_dense[:used] = user_dense(schema, users, history, times, now)
+        dense = user_dense(schema, users, history, times, now)
+        return Asked(history, now, users, dense)
+
+
+class Staging:
+    """Writes entries into columns."""
+
+    def __init__(
+        self, tables: ItemTables, live: LiveRows, users: UserIndex, end_micros: int
+    ) -> None:
+        """Take parts of one release; requests without a moment are for its end."""
+        self._people = People(tables, live, users, end_micros)
+
+    def fill(self, entries: Sequence[RankEntry], into: Columns) -> None:
+        """Write at most B entries of at most n candidates; the other rows have none."""
+        used = len(entries)
+        counts, numbers, scores, sources = into[:4]
+        for row, entry in enumerate(entries):
+            own, count = entry.candidates, len(entry.candidates.numbers)
+            counts[row] = count
+            numbers[row, :count], scores[row, :count] = own.numbers, own.scores
+            sources[row, :count] = own.sources
+        asked = self._people.read(entries)
+        into.history[:used], into.now[:used] = asked.history, asked.now
+        into.user_row[:used] = asked.users.row
+        into.user_categorical[:used] = asked.users.categorical
+        into.user_dense[:used] = asked.dense
         counts[used:] = 0
         # Rows that an earlier batch left would do, but hold a user's data for longer than needed.
         for column in into[4:]:

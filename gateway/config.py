@@ -52,9 +52,10 @@ class GatewayConfig(ServerConfig):
     """Longest budget that a caller can have, milliseconds."""
     max_requests: Annotated[int, Field(ge=1)] = 256
     """Recommend and Explain calls answered at once; one more gets RESOURCE_EXHAUSTED."""
-    groups: Annotated[int, Field(ge=0, le=10_000)] = 6
-    """Groups of Recommend calls under way at once: one in each stage, one on its way to each. What
-    arrives meanwhile starts together as the next; 0 sets no bound."""
+    groups: Annotated[int, Field(ge=0, le=10_000)] = 8
+    """Groups of Recommend calls under way at once: for each stage one that it computes and one that
+    waits there, and two at the gateway. What arrives meanwhile starts together as the next; 0 sets
+    no bound."""
     retrieve_k: Annotated[int, Field(ge=1, le=2000)] = 500
     """Candidates asked of retrieval."""
     rank_k: Annotated[int, Field(ge=1, le=2000)] = 100
@@ -85,10 +86,11 @@ class GatewayConfig(ServerConfig):
     """How the budget is divided."""
     stages: StageAddresses = field(default_factory=StageAddresses)
     """Where the stages listen, without a cluster."""
-    stage_in_flight: Annotated[int, Field(ge=1, le=64)] = 1
-    """Most stage RPCs under way per replica; entries that arrive meanwhile leave together. Above 1
-    is for stages that are a network away and have cores of their own: how many there are is then
-    found by measuring at which number entries are answered soonest."""
+    stage_in_flight: Annotated[int, Field(ge=1, le=64)] = 2
+    """Most stage RPCs under way per replica; entries that arrive meanwhile leave together. How many
+    there are up to that is found by measuring at which number entries are answered soonest: 1 makes
+    the largest batches, and a stage that has cores of its own or is a network away need not wait
+    for its next batch with 2 or more."""
     stage_batch: Annotated[int, Field(ge=1, le=256)] = 32
     """Most entries in one stage RPC."""
     stage_batch_weight: Annotated[int, Field(ge=1, le=1 << 24)] = 16_384

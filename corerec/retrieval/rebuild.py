@@ -11,6 +11,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from corerec.affinity import run_anywhere
 from corerec.retrieval.stores.base import VectorStore
 from corerec.retrieval.stores.create import like
 from corerec.stages import Float32s, Int64s
@@ -31,6 +32,7 @@ class Rebuild:
 
     def _run(self, main: VectorStore, delta: tuple[Int64s, Float32s], dead: Int64s) -> None:
         try:
+            run_anywhere()
             faiss.omp_set_num_threads(1)  # of this thread alone
             kept = np.setdiff1d(main.numbers(), dead, assume_unique=True)
             numbers = np.concatenate([kept, delta[0]])

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from corerec.errors import Unavailable
+from corerec.serving.config import ServerConfig
 from corerec.serving.deployment_file import DeploymentFile
 from corerec.serving.local import gateway_config
+from corerec.serving.placement import divided
 from gateway.config import GatewayConfig
 from ranking_svc.config import RankingConfig
 from rerank_svc.config import RerankConfig
@@ -75,9 +77,13 @@ class Cluster:
         }
         if tables["rerank"].get("rules"):
             tables["rerank"]["rules"] = str(Path(tables["rerank"]["rules"]).resolve())
-        self._tables = tables
         self._shards = file.config(RetrievalConfig, "retrieval").shards
-        self._cpus = _cpus(file, gateway, self._shards)
+        services = _services(file, gateway, self._shards)
+        for name, cores in divided(services, sorted(os.sched_getaffinity(0))).items():
+            tables[name]["cores"] = cores
+        self.tables = tables
+        """What each service is configured with, the cores that it was given among it."""
+        self._cpus = _cpus(services, self._shards)
         self._endpoints: dict[str, Any] = {}
 
     async def start(self, progress: Progress) -> None:
@@ -99,13 +105,13 @@ class Cluster:
             "gateway": gateway,
         }
         apps = {
-            name: module.app({"release": self._release, "config": self._tables[name]})
+            name: module.app({"release": self._release, "config": self.tables[name]})
             for name, module in modules.items()
         }
         for shard in range(self._shards if self._shards > 1 else 0):
             own = {"release": self._release, "shard": shard, "shards": self._shards}
             name = shard_name(shard, self._shards)
-            apps[name] = retrieval.shard_app(own | {"config": self._tables["shard"]})
+            apps[name] = retrieval.shard_app(own | {"config": self.tables["shard"]})
         targets = [serve.RunTarget(app, name=name, route_prefix=None) for name, app in apps.items()]
         progress("starting the services")
         await asyncio.to_thread(
@@ -161,15 +167,22 @@ class Cluster:
         await asyncio.to_thread(_stop_ray)
 
 
-def _cpus(file: DeploymentFile, gateway: GatewayConfig, shards: int) -> float:
+def _services(file: DeploymentFile, gateway: GatewayConfig, shards: int) -> dict[str, ServerConfig]:
+    services: dict[str, ServerConfig] = {
+        "gateway": gateway,
+        "retrieval": file.config(RetrievalConfig, "retrieval"),
+        "ranking": file.config(RankingConfig, "ranking"),
+        "rerank": file.config(RerankConfig, "rerank"),
+    }
+    if shards > 1:
+        services["shard"] = file.config(ShardConfig, "shard")
+    return services
+
+
+def _cpus(services: Mapping[str, ServerConfig], shards: int) -> float:
     """Return the CPUs that all replicas together ask Ray for."""
-    stages = (
-        file.config(RetrievalConfig, "retrieval"),
-        file.config(RankingConfig, "ranking"),
-        file.config(RerankConfig, "rerank"),
-        *[file.config(ShardConfig, "shard")] * (shards if shards > 1 else 0),
-    )
-    return sum(config.replicas * config.cpus for config in (gateway, *stages))
+    count = {"shard": shards}
+    return sum(own.replicas * own.cpus * count.get(name, 1) for name, own in services.items())
 
 
 def _start_ray(cpus: float) -> None:

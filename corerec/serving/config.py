@@ -37,9 +37,9 @@ class ServerConfig:
     """CPUs that Ray sets aside for a replica; a fraction lets stages share a core."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPUs that Ray sets aside for a replica."""
-    cores: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Cores of its machine, by number, that a replica runs on once it is ready; empty: all. On a
-    machine with few cores a service then finds its code in the cache of its own."""
+    cores: Literal["auto"] | tuple[Annotated[int, Field(ge=0)], ...] = "auto"
+    """Cores of its machine, by number, that a replica runs on once it is ready; empty: all. "auto"
+    is all too, except that `corerec serve` divides a machine of two cores among its services."""
     nice: Annotated[int, Field(ge=0, le=19)] = 0
     """Added to the niceness of a replica once it is ready: on cores that it shares, processes that
     are less nice come first."""

@@ -31,7 +31,7 @@ R = TypeVar("R")
 def in_process(file: DeploymentFile, release: str, store: str = "") -> ServerProcess:
     """Return a gateway whose stages run beside it, not yet started."""
     # Cores are given to a service's process; here one process is all of them.
-    gateway = replace(gateway_config(file, store), cores=())
+    gateway = replace(gateway_config(file, store), cores="auto")
     retrieval = file.config(RetrievalConfig, "retrieval")
     ranking = file.config(RankingConfig, "ranking")
     rerank = file.config(RerankConfig, "rerank")

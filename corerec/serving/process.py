@@ -9,15 +9,15 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from threadpoolctl import threadpool_limits
 
-from corerec.errors import ConfigError, CoreRecError, Unavailable
+from corerec.affinity import own_threads, pin
+from corerec.errors import CoreRecError, Unavailable
 from corerec.serving.config import ServerConfig, StageConfig
 from corerec.serving.contracts import StageContract
 from corerec.serving.logs import configure_logs
@@ -77,7 +77,8 @@ class ServerProcess:
         self._metrics_server = MetricsServer.start(
             self.metrics, self._config.host, self._config.metrics_port
         )
-        pin(self._config.cores)
+        if self._config.cores != "auto":
+            pin(self._config.cores)
         yield_to_others(self._config.nice)
         await self._server.ready()
 
@@ -190,35 +191,14 @@ def limit_blas(threads: int) -> None:
     threadpool_limits(limits=threads, user_api="blas")
 
 
-def pin(cores: Sequence[int]) -> None:
-    """Let this process run on these cores alone, with every thread that it has or will have.
-
-    Raises:
-        ConfigError: this process may not run on one of them, or it is not there.
-    """
-    if not cores:
-        return
-    allowed = os.sched_getaffinity(0)
-    if not allowed.issuperset(cores):
-        raise ConfigError(f"cores must be some of {sorted(allowed)}, got {list(cores)}")
-    for thread in _threads():
-        with contextlib.suppress(ProcessLookupError):  # it ended just now
-            os.sched_setaffinity(thread, cores)
-
-
 def yield_to_others(more: int) -> None:
     """Make this process nicer by so much, 19 at most, with all threads it has or will have."""
     if not more:
         return
-    for thread in _threads():
+    for thread in own_threads():
         with contextlib.suppress(ProcessLookupError):
             nice = os.getpriority(os.PRIO_PROCESS, thread)
             os.setpriority(os.PRIO_PROCESS, thread, min(19, nice + more))
-
-
-def _threads() -> list[int]:
-    """Return the threads of this process: Linux keeps where and how soon each of them runs."""
-    return [int(thread.name) for thread in Path("/proc/self/task").iterdir()]
 
 
 async def serve_until_signalled(process: ServerProcess, announce: Callable[[], None]) -> int:

@@ -190,7 +190,7 @@ def test_a_process_is_pinned_with_all_its_threads_or_refused() -> None:
     script = """
 import os, threading, time
 from corerec.errors import ConfigError
-from corerec.serving.process import pin
+from corerec.affinity import pin, run_anywhere
 there = sorted(os.sched_getaffinity(0))
 threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
 pin(())
@@ -203,6 +203,14 @@ pin(there[-1:])
 threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
 cores = [os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")]
 assert len(cores) >= 3 and cores == [{there[-1]}] * len(cores), cores
+def rebuild():
+    run_anywhere()
+    long_work.extend(os.sched_getaffinity(0))
+long_work = []
+thread = threading.Thread(target=rebuild)
+thread.start()
+thread.join()
+assert sorted(long_work) == there and os.sched_getaffinity(0) == {there[-1]}
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from benchmarks.ranking.counts import operations_per_request, shapes
 from corerec.ranking.fold import Fold, fold
 from corerec.ranking.model import RankingModel
+from corerec.retrieval.stores.spec import IndexSpec
 
 Kind = Literal["fp32", "bf16", "int8"]
 RECENT = 20
@@ -91,9 +92,12 @@ def search(index: Mapping[str, Any], found: int) -> Work:
 
     Raises SystemExit for another kind of index than lists of 8-bit codes.
     """
-    if index["kind"] != "ivf-int8-refine":
-        raise SystemExit(f"the index must be ivf-int8-refine to be counted, got {index['kind']!r}")
+    bits = IndexSpec(kind=index["kind"]).code_bits
+    if not bits:
+        kinds = "ivf-int8-refine or ivf-int4-refine"
+        raise SystemExit(f"the index must be {kinds} to be counted, got {index['kind']!r}")
     dim, lists, probes = index["dim"], index["nlist"], index["nprobe"]
+    code = dim * bits // 8
     scanned = index["count"] * probes / lists
     refined = found * index["refine_factor"]
     return Work(
@@ -101,10 +105,10 @@ def search(index: Mapping[str, Any], found: int) -> Work:
         step="two_tower_search",
         kind="int8",
         operations=2.0 * dim * (scanned + lists + refined),
-        bytes=dim * (scanned + 4 * refined),
-        run=int(dim * index["count"] / lists),
-        table=float(dim * index["count"]),
-        what=f"{probes} of {lists} lists: {scanned:,.0f} codes of {dim} B, and {refined:.0f} "
+        bytes=code * scanned + 4 * dim * refined,
+        run=int(code * index["count"] / lists),
+        table=float(code * index["count"]),
+        what=f"{probes} of {lists} lists: {scanned:,.0f} codes of {code} B, and {refined:.0f} "
         "vectors exactly",
     )
 

@@ -24,14 +24,14 @@ class IndexConfig:
     """How an index is built."""
 
     flat_below: int = 25_000
-    """Catalogues with fewer items are scanned exactly; others get lists of 8-bit differences, which
-    were the fastest from here to ten million items."""
+    """Catalogues with fewer items are scanned exactly; others get lists of 4-bit differences, which
+    were the fastest from here to a million items."""
     target_recall: float = 0.96
     """Share of the exact top `recall_at` that the chosen number of probes must find, (0, 1]."""
     recall_at: int = 500
     """The k at which recall is measured."""
-    refine_factor: float = 1.05
-    """So many times k candidates are scored again by their vectors. >= 1."""
+    refine_factor: float = 1.35
+    """At least so many times k candidates are scored again by their vectors. >= 1."""
     shards: int = 1
     """Parts that a release holds vectors and index in, by item number, [1, 1024]; 1 holds them
     whole. Serving reads any number: with as many shards, or a divisor, none reads what it has not

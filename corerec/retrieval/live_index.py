@@ -40,7 +40,7 @@ _LEAST_ROWS, _FIRST_ROWS = 16, 32
 """Fewer than sixteen rows take hardly less time, unless they are linked into a graph."""
 _MOST_ROWS = 256
 
-_COMPILED = ("flat", "ivf-int8-refine")
+_COMPILED = ("flat", "ivf-int8-refine", "ivf-int4-refine")
 """Kinds whose changes are code that is compiled when it is first called."""
 _WARM = 64
 """Rows of a change that is tried before serving."""

@@ -39,6 +39,7 @@ _CHECK_SECONDS = 2.0
 # A core's thread that comes back to Python waits so long for the event loop to let go of the GIL.
 # The default, 5 ms, is more than a stage computes.
 _SWITCH_SECONDS = 0.0005
+_COLLECT_AFTER = 20_000
 
 
 class ServerProcess:
@@ -72,6 +73,9 @@ class ServerProcess:
         # What is loaded stays: the collector need not walk through it for every few requests.
         gc.collect()
         gc.freeze()
+        # What a request leaves behind it lets go by itself; looking for what does not is cheaper
+        # done seldom.
+        gc.set_threshold(_COLLECT_AFTER)
         self._server = GrpcServer(self._config, self.metrics, service=self._service, add=add)
         await self._server.start()
         self._metrics_server = MetricsServer.start(

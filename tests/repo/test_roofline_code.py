@@ -52,6 +52,9 @@ def test_a_search_reads_the_lists_it_looks_at_and_refines_what_it_found() -> Non
     assert work.bytes == pytest.approx(64 * (50_000 + 4 * 550))
     assert work.operations == pytest.approx(2 * 64 * (50_000 + 1000 + 550))
     assert work.run == 64_000
+    half = counts.search(INDEX | {"kind": "ivf-int4-refine"}, 500)
+    assert half.bytes == pytest.approx(32 * 50_000 + 64 * 4 * 550)
+    assert half.operations == work.operations
     with pytest.raises(SystemExit, match="got 'hnsw'"):
         counts.search(INDEX | {"kind": "hnsw"}, 500)
 

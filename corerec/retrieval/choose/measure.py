@@ -57,7 +57,7 @@ def build(plan: Plan, sample: Sample, target: Target, report: Report) -> tuple[V
         rows = np.sort(np.random.default_rng(target.seed).choice(count, most, replace=False))
         store.train(np.ascontiguousarray(vectors[rows], np.float32), count)
         report(f"train {plan.name}", 1, 1)
-    for start, end in _parts(count, whole=spec.kind == "ivf-int8-refine"):
+    for start, end in _parts(count, whole=spec.code_bits > 0):
         report(f"build {plan.name}", start, count)
         added = np.ascontiguousarray(vectors[start:end], np.float32)
         store.add(np.arange(start, end, dtype=np.int64), added)

@@ -75,6 +75,11 @@ def _lists(nlist: int, dim: int) -> Iterator[Plan]:
         spec=replace(lists, kind="ivf-int8-refine", refine_factor=1.05),
         factors=(1.05,),
     )
+    yield Plan(
+        name=f"ivf-int4-{nlist}",
+        spec=replace(lists, kind="ivf-int4-refine", refine_factor=1.35),
+        factors=(1.35, 2.0),
+    )
     for parts in sorted({dim, dim // 2} - {0}):
         if dim % parts == 0:
             yield Plan(
@@ -100,6 +105,7 @@ def predicted_bytes(spec: IndexSpec, count: int, dim: int) -> int:
         "ivf-sq8": dim + 8 - 4 * dim,
         "ivf-sq8-refine": dim + 8,
         "ivf-int8-refine": 4 * math.ceil(dim / 4) + 21,
+        "ivf-int4-refine": 4 * math.ceil(dim / 8) + 21,
         "ivf-pq-refine": (spec.pq_m or dim) / 2 + 8,
         "ivf-rabitq-refine": math.ceil(dim / 8) + 16,
     }[spec.kind]

@@ -117,7 +117,7 @@ def like(store: VectorStore, *, trained: bool = False) -> VectorStore:
     With `trained` lists keep their centres.
     """
     spec = store.spec
-    if spec.kind == "ivf-int8-refine" and trained:
+    if spec.code_bits and trained:
         from corerec.retrieval.stores.int8 import Int8Store
 
         assert isinstance(store, Int8Store)
@@ -141,7 +141,7 @@ def _make(
         return FlatStore(dim, metric, spec, backend="faiss" if backend == "faiss" else "numpy")
     if spec.kind == "hnsw":
         return GraphStore(dim, metric, spec)
-    if spec.kind == "ivf-int8-refine":
+    if spec.code_bits:
         # Loading numba takes a fraction of a second that other kinds need not wait for.
         from corerec.retrieval.stores.int8 import Int8Store
 

@@ -1,12 +1,13 @@
-"""Scores blocks of sixteen 8-bit vectors against a query: one AVX-512 VNNI instruction a step.
+"""Scores blocks of sixteen coded vectors against a query: one AVX-512 VNNI instruction a step.
 
-A block is laid out as (G, 16, 4): of four dimensions after four, sixteen vectors' codes side by
-side, so that one step multiplies and sums four dimensions of all sixteen. Processors without that
-instruction do the same with what they have.
+A block of 8-bit codes is laid out as (G, 16, 4): of four dimensions after four, sixteen vectors'
+codes side by side, so that one step multiplies and sums four dimensions of all sixteen. Codes of 4
+bits lie so too, two groups of four dimensions in one: the first in the lower halves of the bytes.
+Processors without that instruction do the same with what they have.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, import-untyped"
-# G groups of four dimensions, L = 16 lanes of a block
+# G groups of four dimensions, or of eight with codes of 4 bits; 16 lanes of a block
 
 from __future__ import annotations
 
@@ -39,24 +40,36 @@ def has_vnni() -> bool:
 def block_scorer(vnni: bool) -> Any:
     """Return the compiled function that scores blocks, with the VNNI instruction or without.
 
-    It is called as (codes, scales, offsets, block, wide, query, start, factor, bias, least, out),
-    scores one block, or with `wide` four that follow each other, and returns which lanes exceed
-    `least` as bits.
+    It is called as (codes, scales, offsets, block, wide, half, query, start, factor, bias, least,
+    out), scores one block, or with `wide` four that follow each other, and returns which lanes
+    exceed `least` as bits. With `half` codes have 4 bits.
 
     Shapes: codes (blocks, G, 16, 4) uint8; scales (blocks, 16) float32; offsets the same, or
-    (1, 16) for all; query (4G,) int8; `start` int32, -128 times the sum of the query, since codes
-    are 128 above their values; out (64,) float32.
+    (1, 16) for all; query (4G,) int8, (8G,) with `half`; `start` int32, the negative sum of the
+    query times 128, or 8 with `half`, since codes are so much above their values; out (64,)
+    float32.
     """
-    one, wide_ones = _intrinsic(1, vnni), _intrinsic(WIDE, vnni)
+    one, wide_ones = _intrinsic(1, vnni, half=False), _intrinsic(WIDE, vnni, half=False)
+    half_one, half_wide = _intrinsic(1, vnni, half=True), _intrinsic(WIDE, vnni, half=True)
 
     @njit(nogil=True)
-    def score_blocks(codes, scales, offsets, block, wide, query, start, factor, bias, least, out):
+    def score_blocks(
+        codes, scales, offsets, block, wide, half, query, start, factor, bias, least, out
+    ):
         groups = codes.shape[1]
         stride = np.int64(1 if len(offsets) > 1 else 0)
         code = codes.ctypes.data + block * groups * 64
         scale = scales.ctypes.data + block * 64
         offset = offsets.ctypes.data + stride * block * 64
         asked, target = query.ctypes.data, out.ctypes.data
+        if half and wide:
+            return half_wide(
+                code, groups, asked, start, scale, offset, stride, factor, bias, least, target
+            )
+        if half:
+            return half_one(
+                code, groups, asked, start, scale, offset, stride, factor, bias, least, target
+            )
         if wide:
             return wide_ones(
                 code, groups, asked, start, scale, offset, stride, factor, bias, least, target
@@ -66,7 +79,7 @@ def block_scorer(vnni: bool) -> Any:
     return score_blocks
 
 
-def _intrinsic(blocks: int, vnni: bool) -> Any:
+def _intrinsic(blocks: int, vnni: bool, half: bool) -> Any:
     """Return a function of addresses that scores so many blocks; see `_emit`."""
 
     @intrinsic
@@ -75,12 +88,14 @@ def _intrinsic(blocks: int, vnni: bool) -> Any:
     ):
         i64, i32, f32 = types.int64, types.int32, types.float32
         signature = types.uint64(i64, i64, i64, i32, i64, i64, i64, f32, f32, f32, i64)
-        return signature, lambda context, builder, sig, args: _emit(builder, args, blocks, vnni)
+        return signature, lambda context, builder, sig, args: _emit(
+            builder, args, blocks, vnni, half
+        )
 
     return score
 
 
-def _emit(builder: Any, args: Any, blocks: int, vnni: bool) -> Any:
+def _emit(builder: Any, args: Any, blocks: int, vnni: bool, half: bool) -> Any:
     """Emit the scores of `blocks` blocks: store them at `out`, return which lanes exceed `least`.
 
     A score is bias + offset + factor * scale * (start + codes . query); a lane of scale NaN never
@@ -96,12 +111,14 @@ def _emit(builder: Any, args: Any, blocks: int, vnni: bool) -> Any:
     for own in sums:
         builder.store(_spread(builder, start, _INTS), own)
     with cgutils.for_range(builder, groups) as loop:
-        part = _spread(builder, builder.load(builder.gep(query_at, [loop.index])), _INTS)
-        part = builder.bitcast(part, _BYTES)
+        parts = _parts_of(builder, query_at, loop.index, 2 if half else 1)
         for block, own in enumerate(sums):
             place = builder.add(loop.index, builder.mul(groups, ir.Constant(_I64, block)))
             code = _load(builder, codes_at, place)
-            builder.store(_multiplied(builder, builder.load(own), code, part, vnni), own)
+            for codes_of, part in zip(
+                _halves(builder, code) if half else [code], parts, strict=True
+            ):
+                builder.store(_multiplied(builder, builder.load(own), codes_of, part, vnni), own)
     mask = ir.Constant(_I64, 0)
     for block, own in enumerate(sums):
         place = ir.Constant(_I64, block)
@@ -115,6 +132,21 @@ def _emit(builder: Any, args: Any, blocks: int, vnni: bool) -> Any:
         bits = builder.zext(builder.bitcast(above, ir.IntType(LANES)), _I64)
         mask = builder.or_(mask, builder.shl(bits, ir.Constant(_I64, block * LANES)))
     return mask
+
+
+def _parts_of(builder: Any, query: Any, place: Any, count: int) -> list[Any]:
+    """Return the four dimensions of each of `count` groups from place * count, in all lanes."""
+    first = builder.mul(place, ir.Constant(_I64, count))
+    places = [builder.add(first, ir.Constant(_I64, own)) for own in range(count)]
+    parts = [_spread(builder, builder.load(builder.gep(query, [own])), _INTS) for own in places]
+    return [builder.bitcast(own, _BYTES) for own in parts]
+
+
+def _halves(builder: Any, codes: Any) -> list[Any]:
+    """Return the codes in the lower halves of bytes, and those in the upper ones."""
+    low = ir.Constant(_BYTES, [15] * LANES * GROUP)
+    four = ir.Constant(_BYTES, [4] * LANES * GROUP)
+    return [builder.and_(codes, low), builder.lshr(codes, four)]
 
 
 def _multiplied(builder: Any, sums: Any, code: Any, part: Any, vnni: bool) -> Any:

@@ -1,4 +1,4 @@
-"""The arrays of lists of 8-bit codes: laid out at once, appended to and erased from in place.
+"""The arrays of lists of 8- or 4-bit codes: laid out at once, appended to and erased from in place.
 
 A list is a run of blocks of sixteen slots, and a chain of single blocks for what came later. A slot
 holds a code, its scale, its item number and its vector. An erased slot has a scale of NaN, whose
@@ -50,8 +50,11 @@ class Lists(NamedTuple):
     """(S / 16,) the list of a block."""
     next_free: Int64s
     """(S,) the next empty slot of the same list, -1 for none."""
+    bits: int
+    """Of a code: 8 or 4."""
     codes: NDArray[np.uint8]
-    """(S / 16, G, 16, 4), each 128 above its value: of a vector's difference to its centre."""
+    """(S / 16, G, 16, 4), each 128 above its value: of a vector's difference to its centre. Of 4
+    bits, 8 above: two groups in one, the first in the lower halves of the bytes."""
     scales: Float32s
     """(S / 16, 16) what a code's step is worth, NaN in an empty slot."""
     offsets: Float32s
@@ -66,7 +69,7 @@ class Lists(NamedTuple):
     """(1,) the highest item number that ever was here."""
 
 
-def empty_lists(centres: Float32s, blocks: int, *, distance: bool) -> Lists:
+def empty_lists(centres: Float32s, blocks: int, *, bits: int, distance: bool) -> Lists:
     """Return lists without items around centres (L, D), with room for so many blocks."""
     count, dim = centres.shape
     groups, rows = -(-dim // GROUP), -(-count // LANES)
@@ -90,7 +93,8 @@ def empty_lists(centres: Float32s, blocks: int, *, distance: bool) -> Lists:
         following=np.empty(blocks, np.int64),
         home=np.empty(blocks, np.int64),
         next_free=np.empty(blocks * LANES, np.int64),
-        codes=large((blocks, groups, LANES, GROUP), np.uint8),
+        bits=bits,
+        codes=large((blocks, -(-groups * bits // 8), LANES, GROUP), np.uint8),
         scales=large((blocks, LANES), np.float32),
         offsets=large((blocks, LANES), np.float32)
         if distance
@@ -103,7 +107,13 @@ def empty_lists(centres: Float32s, blocks: int, *, distance: bool) -> Lists:
 
 
 def laid_out(
-    centres: Float32s, numbers: Int64s, vectors: Float32s, home: Int64s, *, distance: bool
+    centres: Float32s,
+    numbers: Int64s,
+    vectors: Float32s,
+    home: Int64s,
+    *,
+    bits: int,
+    distance: bool,
 ) -> tuple[Lists, Int64s]:
     """Return lists that hold items, each list in one run, and the slots (N,) of the items.
 
@@ -112,7 +122,7 @@ def laid_out(
     sizes = np.bincount(home, minlength=len(centres))
     blocks = -(-sizes // LANES)
     ends = np.cumsum(blocks)
-    lists = empty_lists(centres, int(ends[-1] * _ROOM) + 64, distance=distance)
+    lists = empty_lists(centres, int(ends[-1] * _ROOM) + 64, bits=bits, distance=distance)
     lists.first[:], lists.last[:], lists.used[0] = ends - blocks, ends, ends[-1]
     for name in ("home", "following"):
         getattr(lists, name)[: ends[-1]] = -1
@@ -229,10 +239,18 @@ def _write(lists, numbers, vectors, home, slots, rows, distance):
         for place in range(dim):
             largest = max(largest, abs(own[place] - centre[place]))
             square += own[place] * own[place]
-        scale = largest / np.float32(127) if largest > 0 else np.float32(1)
+        steps = np.float32(127) if lists.bits == 8 else np.float32(7.5)
+        scale = largest / steps if largest > 0 else np.float32(1)
         for place in range(dim):
-            code = np.rint((own[place] - centre[place]) / scale) + np.float32(128)
-            lists.codes[block, place // GROUP, lane, place % GROUP] = np.uint8(code)
+            code = np.rint((own[place] - centre[place]) / scale)
+            group, part = place // GROUP, place % GROUP
+            if lists.bits == 8:
+                lists.codes[block, group, lane, part] = np.uint8(code + np.float32(128))
+            else:
+                shift = 4 * (group & 1)
+                above = np.int64(min(code + np.float32(8), np.float32(15))) << shift
+                others = np.int64(lists.codes[block, group >> 1, lane, part]) & (240 >> shift)
+                lists.codes[block, group >> 1, lane, part] = np.uint8(others | above)
             lists.vectors[slot, place] = own[place]
         scales[slot], lists.numbers[slot] = scale, numbers[row]
         if distance:

@@ -1,4 +1,4 @@
-"""Searches lists of 8-bit codes: choose lists, scan them, keep the best, score those exactly.
+"""Searches lists of 8- or 4-bit codes: choose lists, scan them, keep the best, score those exactly.
 
 All of it is compiled code without the interpreter's lock, one query after another, so that threads
 share a batch. A key is a score and a slot in one integer that orders as the score does.
@@ -13,6 +13,7 @@ import numpy as np
 
 from corerec.retrieval.stores.int8_compiled import compiled, compiled_sum
 from corerec.retrieval.stores.int8_kernel import (
+    GROUP,
     LANES,
     WIDE,
     lowest_bit,
@@ -46,7 +47,9 @@ def search_lists(queries, lists, probes, least, wanted, distance, by_slot, allow
     the slot.
     """
     count = len(lists.centres)
-    query = np.zeros(lists.codes.shape[1] * 4, np.int8)
+    half = lists.bits == 4
+    query = np.zeros(max(lists.centre_codes.shape[1], lists.codes.shape[1] * 8 // lists.bits) * 4,
+                     np.int8)  # fmt: skip
     out, floor = np.empty(WIDE * LANES, np.float32), np.empty(1, np.float32)
     most = 2 * max(wanted, min(count, probes)) + _ROOM
     keys, high, low = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
@@ -56,6 +59,8 @@ def search_lists(queries, lists, probes, least, wanted, distance, by_slot, allow
     for row in range(len(queries)):
         own = queries[row]
         start, factor = quantise(own, query)
+        # The zero of a code of 4 bits is 8, not 128.
+        own_start = start // np.int32(16) if half else start
         if distance:
             factor *= np.float32(2)
         _bar(barred, barred_items, barred_from, row, True)
@@ -74,15 +79,17 @@ def search_lists(queries, lists, probes, least, wanted, distance, by_slot, allow
                 bias = inner(lists.centres[one], own)
                 if distance:
                     bias *= np.float32(2)
+                if place:
+                    _ask_for(lists.codes, lists.first[chosen[place - 1] & LOW])
                 kept = _scan(lists.codes, lists.scales, lists.offsets, lists.first[one],
-                             lists.last[one], query, start, factor, bias, keys[:room], kept, wanted,
-                             out, floor, lists.numbers, allowed, barred, is_filtered, high,
-                             low)  # fmt: skip
+                             lists.last[one], half, query, own_start, factor, bias, keys[:room],
+                             kept, wanted, out, floor, lists.numbers, allowed, barred, is_filtered,
+                             high, low)  # fmt: skip
                 block = lists.chain[one]
                 while block >= 0:
-                    kept = _scan(lists.codes, lists.scales, lists.offsets, block, block + 1, query,
-                                 start, factor, bias, keys[:room], kept, wanted, out, floor,
-                                 lists.numbers, allowed, barred, is_filtered, high,
+                    kept = _scan(lists.codes, lists.scales, lists.offsets, block, block + 1, half,
+                                 query, own_start, factor, bias, keys[:room], kept, wanted, out,
+                                 floor, lists.numbers, allowed, barred, is_filtered, high,
                                  low)  # fmt: skip
                     block = lists.following[block]
                 if len(held):
@@ -102,7 +109,7 @@ def search_lists(queries, lists, probes, least, wanted, distance, by_slot, allow
 @compiled
 def nearest_lists(vectors, lists, distance, home):
     """Write the list (N,) that each vector (N, D) belongs to: the best few by codes, exactly."""
-    query = np.zeros(lists.codes.shape[1] * 4, np.int8)
+    query = np.zeros(lists.centre_codes.shape[1] * 4, np.int8)
     out, floor = np.empty(WIDE * LANES, np.float32), np.empty(1, np.float32)
     asked = min(_NEAREST, len(lists.centres))
     most = 2 * asked + _ROOM
@@ -146,7 +153,7 @@ def _choose(lists, asked, query, start, factor, keys, out, floor, everything, ba
     """Return the keys of the `asked` lists of the best centres, ascending."""
     floor[0] = -np.inf
     kept = _scan(lists.centre_codes, lists.centre_scales, lists.centre_offsets, 0,
-                 len(lists.centre_codes), query, start, factor, np.float32(0),
+                 len(lists.centre_codes), False, query, start, factor, np.float32(0),
                  keys[: 2 * asked + _ROOM], 0, asked, out, floor, lists.numbers, everything, barred,
                  False, high, low)  # fmt: skip
     if kept > asked:
@@ -158,8 +165,8 @@ def _choose(lists, asked, query, start, factor, keys, out, floor, everything, ba
 
 
 @compiled
-def _scan(codes, scales, offsets, first, last, query, start, factor, bias, keys, kept, wanted, out,
-          floor, numbers, allowed, barred, is_filtered, high, low):  # fmt: skip
+def _scan(codes, scales, offsets, first, last, half, query, start, factor, bias, keys, kept, wanted,
+          out, floor, numbers, allowed, barred, is_filtered, high, low):  # fmt: skip
     """Add the lanes of blocks first..last that score above the floor to keys[:kept].
 
     When keys are full the `wanted` best stay, and the floor rises to the last of them. Returns how
@@ -169,8 +176,10 @@ def _scan(codes, scales, offsets, first, last, query, start, factor, bias, keys,
     block, room = first, len(keys) - WIDE * LANES
     while block < last:
         is_wide = last - block >= WIDE
+        if last - block > WIDE:
+            _ask_for(codes, block + WIDE)
         mask = score_blocks(
-            codes, scales, offsets, block, is_wide, query, start, factor, bias, floor[0], out
+            codes, scales, offsets, block, is_wide, half, query, start, factor, bias, floor[0], out
         )
         base = block * LANES
         block += WIDE if is_wide else 1
@@ -193,6 +202,15 @@ def _scan(codes, scales, offsets, first, last, query, start, factor, bias, keys,
                 lowest = min(lowest, keys[place])
             floor.view(np.int32)[0] = bits_of(lowest)
     return kept
+
+
+@compiled
+def _ask_for(codes, block):
+    """Ask for the memory of WIDE blocks: the processor foresees no new list, and few new pages."""
+    size = codes.shape[1] * LANES * GROUP
+    at = codes.ctypes.data + block * size
+    for offset in range(0, WIDE * size, 64):
+        prefetch(at + offset)
 
 
 @compiled

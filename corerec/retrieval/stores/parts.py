@@ -31,7 +31,7 @@ def part_of(
     numbers = numbers[numbers % shards == shard]
     if isinstance(store, ListsStore):
         return store.part(numbers, given=vectors, step=shards)
-    if store.spec.kind == "ivf-int8-refine":
+    if store.spec.code_bits:
         # Loading numba takes a fraction of a second that other kinds need not wait for.
         from corerec.retrieval.stores.int8 import Int8Store
 

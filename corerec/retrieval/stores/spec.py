@@ -20,12 +20,13 @@ Kind = Literal[
     "ivf-sq8",
     "ivf-sq8-refine",
     "ivf-int8-refine",
+    "ivf-int4-refine",
     "ivf-pq-refine",
     "ivf-rabitq-refine",
 ]
-"""Exact scan; graph; inverted lists of vectors, of 8-bit codes, of 8-bit codes of differences that
-are read sixteen at a time (`int8`), of 4-bit product codes (fast scan) or of 1-bit codes.
-`-refine`: the best by code are scored again by their vectors."""
+"""Exact scan; graph; inverted lists of vectors, of 8-bit codes, of 8- or 4-bit codes of differences
+that are read sixteen at a time (`int8`, `int4`), of 4-bit product codes (fast scan) or of 1-bit
+codes. `-refine`: the best by code are scored again by their vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,11 @@ class IndexSpec:
     def is_lists(self) -> bool:
         """Whether it is inverted lists."""
         return self.kind.startswith("ivf-")
+
+    @property
+    def code_bits(self) -> int:
+        """Bits of a code of lists that are read sixteen at a time; 0 of other kinds."""
+        return {"ivf-int8-refine": 8, "ivf-int4-refine": 4}.get(self.kind, 0)
 
     @property
     def is_refined(self) -> bool:

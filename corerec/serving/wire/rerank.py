@@ -46,7 +46,8 @@ def write_rerank_result(
     message: rerank_pb2.RerankResult, result: RerankResult, timings: Mapping[str, int]
 ) -> None:
     """Fill an empty message, with status OK."""
-    message.items.extend(items_to_proto(result.items))
+    for item in result.items:
+        _write_item(message.items.add(), item)
     for own in result.removed:
         message.removed.add(item_number=own.number, rule=own.rule, note=own.note)
     write_timings(message.timings, timings)
@@ -96,21 +97,20 @@ def items_to_proto(items: Sequence[RankedItem]) -> list[rerank_pb2.RankedItem]:
 
 def item_to_proto(item: RankedItem) -> rerank_pb2.RankedItem:
     """Return the message."""
-    return rerank_pb2.RankedItem(
-        item_number=item.number,
-        item_id=item.item_id,
-        title=item.title,
-        category=item.category,
-        creator=item.creator,
-        score=item.score,
-        rank_score=item.rank_score,
-        source=item.source,  # type: ignore[arg-type]  # an int on the wire
-        rank_position=item.rank_position,
-        moves=[
-            rerank_pb2.ItemMove(rule=m.rule, score_change=m.score_change, note=m.note)
-            for m in item.moves
-        ],
-    )
+    message = rerank_pb2.RankedItem()
+    _write_item(message, item)
+    return message
+
+
+def _write_item(message: rerank_pb2.RankedItem, item: RankedItem) -> None:
+    """Fill an empty message in its place; field by field is half the time of one given whole."""
+    number, item_id, title, category, creator, score, rank_score, source, position, moves = item
+    message.item_number, message.item_id, message.title = number, item_id, title
+    message.category, message.creator = category, creator
+    message.score, message.rank_score = score, rank_score
+    message.source, message.rank_position = source, position  # type: ignore[assignment]  # an int
+    for rule, change, note in moves:
+        message.moves.add(rule=rule, score_change=change, note=note)
 
 
 def item_from_proto(message: rerank_pb2.RankedItem) -> RankedItem:

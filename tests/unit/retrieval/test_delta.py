@@ -74,8 +74,8 @@ def test_vectors_are_coded_one_by_one_as_they_are_together(distance: bool) -> No
     vectors[3] = centres[2]  # a difference of nothing has a step all the same
     home, numbers = rng.integers(0, 5, 200), rng.permutation(1000)[:200]
     home[3] = 2
-    whole, slots = laid_out(centres, numbers, vectors, home, distance=distance)
-    lists, later = empty_lists(centres, 4, distance=distance), []
+    whole, slots = laid_out(centres, numbers, vectors, home, bits=8, distance=distance)
+    lists, later = empty_lists(centres, 4, bits=8, distance=distance), []
     for start in range(0, 200, 7):
         part = slice(start, start + 7)
         lists, own = append(lists, numbers[part], vectors[part], home[part], distance=distance)

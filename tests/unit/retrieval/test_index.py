@@ -46,11 +46,27 @@ def _build(kind: str, vectors: np.ndarray, **kwargs: object) -> ItemIndex:
 
 def test_the_size_of_the_catalogue_chooses_the_kind() -> None:
     vectors = _units(600)
-    for below, kind in ((601, "flat"), (600, "ivf-int8-refine")):
+    for below, kind in ((601, "flat"), (600, "ivf-int4-refine")):
         config = IndexConfig(flat_below=below, recall_at=50, target_recall=0.95)
         index = build_index(vectors, model_id="m1", config=config)
         assert index.info.kind == kind
         assert index.info.recall >= 0.95
+
+
+def test_coarse_codes_get_more_candidates_where_that_reads_less() -> None:
+    rng = np.random.default_rng(5)
+    vectors = rng.normal(size=(6000, 64)).astype(np.float32)  # all lists are as good as any other
+    queries = rng.normal(size=(128, 64)).astype(np.float32)
+    config = IndexConfig(recall_at=200, target_recall=0.97)
+    found = {}
+    for factor in (1.0, 16.0):
+        spec = IndexSpec(kind="ivf-int4-refine", nlist=32, refine_factor=factor)
+        index = build_index(vectors, model_id="m1", config=config, queries=queries, spec=spec)
+        assert index.info.recall >= 0.97  # without further candidates no number of lists reaches it
+        assert index.store.spec.refine_factor == index.info.refine_factor
+        found[factor] = index.info.refine_factor
+    assert 1.0 < found[1.0] < 4.0
+    assert found[16.0] == 16.0  # what was asked for is the least
 
 
 @pytest.mark.parametrize("rows", [30, 3000, 9000])
@@ -373,7 +389,9 @@ def test_files_of_before_there_were_stores_are_read(
     assert index.count == 890
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "ivf-int8-refine", "ivf-pq-refine", "ivf-rabitq-refine"])
+@pytest.mark.parametrize(
+    "kind", ["hnsw", "ivf-int8-refine", "ivf-int4-refine", "ivf-pq-refine", "ivf-rabitq-refine"]
+)
 def test_any_kind_is_tuned_saved_and_cut_into_shards(kind: str, tmp_path: Path) -> None:
     vectors, queries = _units(6000), _units(64, 1)
     spec = IndexSpec(kind=kind, refine_factor=4.0)  # type: ignore[arg-type]

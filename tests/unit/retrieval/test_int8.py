@@ -1,4 +1,4 @@
-"""The compiled scan of 8-bit codes against NumPy: scores, masks, selection, changes of lists."""
+"""The compiled scan of codes of 8 and 4 bits against NumPy: scores, masks, selection, changes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from numba import njit
 from corerec.retrieval.stores import IndexSpec, create_index
 from corerec.retrieval.stores.arrays import large
 from corerec.retrieval.stores.int8_kernel import block_scorer, has_vnni
-from corerec.retrieval.stores.int8_lists import encode
+from corerec.retrieval.stores.int8_lists import append, encode, erase, laid_out
 from corerec.retrieval.stores.int8_search import NONE, TOP, bits_of, keep_best, key_of, unpack
+from corerec.retrieval.stores.spec import Kind
 
 
 @pytest.mark.parametrize("vnni", [True, False])
 @pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize("groups", [1, 16, 33])
-def test_scores_of_blocks_are_products_of_codes(vnni: bool, wide: bool, groups: int) -> None:
+@pytest.mark.parametrize("half", [True, False])
+def test_scores_of_blocks_are_products_of_codes(
+    vnni: bool, wide: bool, groups: int, half: bool
+) -> None:
     if vnni and not has_vnni():
         pytest.skip("this processor has no AVX-512 VNNI")
     score = block_scorer(vnni)
@@ -29,6 +33,7 @@ def test_scores_of_blocks_are_products_of_codes(vnni: bool, wide: bool, groups: 
             offsets,
             block,
             wide,
+            half,
             query,
             np.int32(start),
             np.float32(0.25),
@@ -42,13 +47,17 @@ def test_scores_of_blocks_are_products_of_codes(vnni: bool, wide: bool, groups: 
     scales = rng.random((6, 16)).astype(np.float32)
     scales[2, 5] = np.nan
     offsets = rng.random((6, 16)).astype(np.float32)
-    query = rng.integers(-127, 128, 4 * groups).astype(np.int8)
-    start = -128 * int(query.astype(int).sum())
+    query = rng.integers(-127, 128, (8 if half else 4) * groups).astype(np.int8)
+    zero = 8 if half else 128
+    start = -zero * int(query.astype(int).sum())
     out = np.zeros(64, np.float32)
     mask = int(ask(codes, scales, offsets, 1, query, start, 2.0, out))
     blocks = 4 if wide else 1
-    plain = codes[1 : 1 + blocks].transpose(0, 2, 1, 3).reshape(blocks * 16, -1).astype(int)
-    expected = ((plain - 128) @ query.astype(int)).astype(np.float32)
+    plain = codes[1 : 1 + blocks].transpose(0, 2, 1, 3).astype(int)
+    if half:  # two groups in one, the first in the lower halves of the bytes
+        plain = np.stack([plain & 15, plain >> 4], axis=3)
+    plain = plain.reshape(blocks * 16, -1)
+    expected = ((plain - zero) @ query.astype(int)).astype(np.float32)
     expected = expected * (scales[1 : 1 + blocks].reshape(-1) * np.float32(0.25))
     expected += offsets[1 : 1 + blocks].reshape(-1) + np.float32(3)
     np.testing.assert_allclose(out[: blocks * 16], expected, rtol=1e-5, atol=1e-3)
@@ -119,9 +128,30 @@ def test_codes_are_within_half_a_step_of_their_rows() -> None:
     assert (error <= scales[:, None] * 0.5001).all()
 
 
-def test_many_small_changes_leave_what_one_fill_gives() -> None:
+@pytest.mark.parametrize("dim", [1, 3, 8, 13])
+def test_codes_of_4_bits_are_within_a_step_wherever_they_are_written(dim: int) -> None:
+    rng = np.random.default_rng(dim)
+    vectors = rng.normal(size=(70, dim)).astype(np.float32)
+    vectors[3] = 0
+    centres, home = rng.normal(size=(3, dim)).astype(np.float32), rng.integers(0, 3, 70)
+    fill = {"bits": 4, "distance": False}
+    lists, slots = laid_out(centres, np.arange(70), vectors, home, **fill)  # type: ignore[arg-type]
+    erase(lists, slots[:40])
+    changed = vectors[::-1].copy()
+    lists, slots[:40] = append(lists, np.arange(40), changed[:40], home[:40], distance=False)
+    vectors[:40] = changed[:40]  # in slots that held other codes
+    halves = np.stack([lists.codes & 15, lists.codes >> 4], axis=2)  # (blocks, G, 2, 16, 4)
+    codes = halves.transpose(0, 3, 1, 2, 4).reshape(len(lists.codes) * 16, -1)[slots, :dim]
+    steps = lists.scales.reshape(-1)[slots, None]
+    error = np.abs((codes.astype(np.float32) - 8) * steps - (vectors - centres[home]))
+    # The one largest value of a row may be a step of 7.5 that 15 - 8 cannot hold.
+    assert (error <= steps * 0.5001).all()
+
+
+@pytest.mark.parametrize("kind", ["ivf-int8-refine", "ivf-int4-refine"])
+def test_many_small_changes_leave_what_one_fill_gives(kind: Kind) -> None:
     rng = np.random.default_rng(0)
-    spec = IndexSpec(kind="ivf-int8-refine", nlist=12, nprobe=12, refine_factor=2)
+    spec = IndexSpec(kind=kind, nlist=12, nprobe=12, refine_factor=2)
     vectors = rng.normal(size=(900, 24)).astype(np.float32)
     queries = rng.normal(size=(9, 24)).astype(np.float32)
     changed, alive = create_index("faiss", "ip", dim=24, spec=spec), dict[int, int]()

@@ -50,6 +50,7 @@ KINDS: tuple[Kind, ...] = (
     "ivf-sq8",
     "ivf-sq8-refine",
     "ivf-int8-refine",
+    "ivf-int4-refine",
     "ivf-pq-refine",
     "ivf-rabitq-refine",
 )
@@ -124,7 +125,7 @@ def test_any_kind_in_parts_is_read_by_any_number_of_shards(
         best = every[np.argsort(-(table @ queries[row]))[:50]]
         hits += len(np.intersect1d(joined[order], best))
         of_whole += len(np.intersect1d(numbers[row], best))
-        if kind == "flat" or (kind == "ivf-int8-refine" and shards == 1):
+        if kind == "flat" or ("-int" in kind and shards == 1):
             assert np.array_equal(joined[order], numbers[row])
             assert np.array_equal(values[order], scores[row])
     assert of_whole >= (700 if kind == "ivf-rabitq-refine" else 900)

@@ -157,7 +157,7 @@ def test_flat_shards_give_the_bits_that_one_gives(
                 assert np.array_equal(scores, other.found_by[source], equal_nan=True)
 
 
-@pytest.mark.parametrize("kind", ["ivf-flat", "ivf-int8-refine"])
+@pytest.mark.parametrize("kind", ["ivf-flat", "ivf-int8-refine", "ivf-int4-refine"])
 @pytest.mark.parametrize("shards", [2, 4, 8])
 def test_shards_that_share_centres_find_what_one_finds(shards: int, kind: Kind) -> None:
     rng = np.random.default_rng(3)

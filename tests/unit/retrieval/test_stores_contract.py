@@ -37,6 +37,7 @@ CASES = {
     "ivf-sq8": Case("faiss", IndexSpec(kind="ivf-sq8", **LISTS)),
     "ivf-sq8-refine": Case("faiss", IndexSpec(kind="ivf-sq8-refine", **LISTS)),
     "ivf-int8-refine": Case("faiss", IndexSpec(kind="ivf-int8-refine", **LISTS)),
+    "ivf-int4-refine": Case("faiss", IndexSpec(kind="ivf-int4-refine", **LISTS)),
     "ivf-pq-refine": Case("faiss", IndexSpec(kind="ivf-pq-refine", refine_factor=4, **LISTS)),
     "ivf-rabitq-refine": Case(
         "faiss", IndexSpec(kind="ivf-rabitq-refine", refine_factor=8, **LISTS)

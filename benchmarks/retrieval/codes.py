@@ -1,12 +1,12 @@
 """What codes of 8 and of 4 bits cost a search: the same lists, vectors and users, in turns.
 
-    python -m benchmarks.retrieval.codes [--release RELEASE]
+    python -m benchmarks.retrieval.codes [--release RELEASE] [--name NAME]
 
 Builds an index of each kind over the two-tower vectors of a release as training does, for recall
 .96 of the exact best 500, and asks both for held-back users in batches of three, as a busy cluster
 has them. `cold` is with other work in the processor's caches before each batch. Microseconds of one
 thread, the median of a round's batches; each round asks all kinds. Writes
-benchmarks/results/retrieval/codes.json.
+benchmarks/results/retrieval/codes.json, under NAME beside other runs.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def main() -> None:
     """Measure both kinds and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--release", type=Path, default=ROOT / ".bench/releases-1m")
-    release = Release.open(parser.parse_args().release)
+    parser.add_argument("--name", default="trained by default")
+    arguments = parser.parse_args()
+    release = Release.open(arguments.release)
     source = RetrievalCore.load(release).sources[0]
     assert isinstance(source, VectorSource)
     queries = np.asarray(source.encode([entry.user for entry in entries_of(release)]), np.float32)
@@ -95,7 +97,8 @@ def main() -> None:
         table.add_row(kind, f"{info.recall:.4f}", read, f"{info.refine_factor:.3g}",
                       f"{hot:.0f}", f"{cold:.0f}", size)  # fmt: skip
     Console().print(table)
-    report = {
+    report = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    report[arguments.name] = {
         "items": len(source.vectors),
         "dim": source.vectors.shape[1],
         "k": K,

@@ -52,6 +52,9 @@ def good(point: Point, limit_ms: float = LIMIT_MS) -> bool:
 def search(measure: Callable[[Load], Point], *, peer: str, guess: float, seconds: float) -> Found:
     """Bisect from a guess, then confirm with loads twice as long.
 
+    A rate is bad when two probes of it are: what else the machine does only makes one worse, and a
+    bad rate bounds the search for good.
+
     Args:
         measure: runs one load.
         guess: answers a second of the peer's best closed loop.
@@ -67,7 +70,7 @@ def search(measure: Callable[[Load], Point], *, peer: str, guess: float, seconds
     for _ in range(PROBES):
         if rate < LOWEST:
             break
-        if good(probe(rate, seconds)):
+        if good(probe(rate, seconds)) or good(probe(rate, seconds)):
             low = rate
         else:
             high = rate

@@ -112,6 +112,19 @@ def test_the_search_finds_the_highest_rate_that_is_fast_enough(guess: float) -> 
     assert found.poisson.p99 > 30 > found.best.p99
 
 
+def test_one_disturbed_probe_does_not_bound_the_search() -> None:
+    plain, asked = fast_up_to(500.0), list[float]()
+
+    def disturbed(load: Load) -> Point:
+        asked.append(load.rate)
+        point = plain(load)
+        return replace(point, p99=90.0) if asked.count(load.rate) == 1 else point
+
+    found = search(disturbed, peer="a", guess=400.0, seconds=1)
+    assert 480 <= found.qps <= 500
+    assert asked[:2] == [300.0, 300.0]
+
+
 def test_the_search_says_when_no_rate_is_good() -> None:
     assert search(fast_up_to(0.0), peer="a", guess=100.0, seconds=1).best is None
 

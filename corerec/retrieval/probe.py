@@ -27,6 +27,8 @@ RECALL_AT = 500
 _QUEUE = 8
 _BLOCK = 16_384
 _IDLE_SECONDS = 5.0
+_PAUSE = 9.0
+"""Times as long as a block took nothing is done before the next one, where there is `rest`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +63,9 @@ class RecallProbe:
     ) -> None:
         """Measure searches for at least `at` items with probability `share`.
 
-        A measurement of many items takes tens of milliseconds of a core. After each none is drawn
-        for `rest` times as long as it took: so much of a core it takes at most, and so few of the
-        answers meet it.
+        A measurement of a million items takes a tenth of a second of a core, during which what is
+        asked there would be late. With `rest` it is made in blocks with pauses between them, and
+        after it none is drawn for `rest` times as long as it computed.
 
         Raises:
             ConfigError: for a share outside [0, 1].
@@ -74,7 +76,7 @@ class RecallProbe:
         self._rng = np.random.default_rng(seed)
         self._queue: Queue[_Drawn] = Queue(_QUEUE)
         self._total, self._count, self._skipped = 0.0, 0, 0
-        self._lock = threading.Lock()
+        self._lock, self._busy = threading.Lock(), 0.0
         self._thread: threading.Thread | None = None
 
     @property
@@ -103,6 +105,8 @@ class RecallProbe:
             except Full:
                 self._skipped += 1
                 return
+            if self._rest:
+                self._rests_until = float("inf")  # until this one is measured
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="recall-probe", daemon=True)
                 self._thread.start()
@@ -124,7 +128,7 @@ class RecallProbe:
                         self._thread = None
                         return
                 continue
-            started = time.monotonic()
+            self._busy = 0.0
             try:
                 measured = self._measure(drawn)
                 if measured is not None:
@@ -135,14 +139,14 @@ class RecallProbe:
                 # A measurement is worth no answer; what broke it is worth knowing.
                 log.exception("the recall of a search could not be measured")
             finally:
-                ended = time.monotonic()
-                self._rests_until = ended + self._rest * (ended - started)
+                self._rests_until = time.monotonic() + self._rest * self._busy
                 del drawn  # or its vectors would stay until the next one
                 self._queue.task_done()
 
     def _measure(self, drawn: _Drawn) -> float | None:
         best = np.empty(0, np.float32)
         for start in range(0, drawn.eligible.items.rows, _BLOCK):
+            began = time.monotonic()
             own = drawn.eligible.items.numbers(start, start + _BLOCK)
             own = own[drawn.eligible.test(own)]
             own = own[drawn.vectors.has(own)]
@@ -150,6 +154,10 @@ class RecallProbe:
             if len(scores) > self.at:
                 scores = np.partition(scores, len(scores) - self.at)[len(scores) - self.at :]
             best = scores
+            took = time.monotonic() - began
+            self._busy += took
+            if self._rest:
+                time.sleep(_PAUSE * took)
         if not len(best):
             return None
         # Equal scores are equally good, whichever of them was found.

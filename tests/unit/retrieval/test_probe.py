@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import threading
+import time
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import faiss
 import numpy as np
@@ -117,6 +120,32 @@ def test_after_a_measurement_none_is_drawn_for_a_while() -> None:
     eager.offer(_Watched(base, base[0]), base[0], np.arange(500), everyone)
     eager.settle()
     assert eager.draw(500)
+
+
+def test_with_rest_a_measurement_pauses_and_none_is_drawn_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept, begun, go_on = list[float](), threading.Event(), threading.Event()
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=slept.append)
+    monkeypatch.setattr("corerec.retrieval.probe.time", clock)
+
+    class Held(ItemVectors):
+        def dots(self, query: Float32s, numbers: Int64s) -> Float32s:
+            begun.set()
+            assert go_on.wait(10)
+            return super().dots(query, numbers)
+
+    base = np.random.default_rng(0).normal(size=(40_000, 4)).astype(np.float32)
+    probe = RecallProbe(1.0, rest=1e-9)
+    everyone = Eligible(items=OwnItems(40_000), excluded=np.empty(0, np.int64))
+    probe.offer(Held(base, base[0]), base[0], np.arange(500), everyone)
+    assert begun.wait(10)
+    assert not any(probe.draw(500) for _ in range(100))
+    go_on.set()
+    probe.settle()
+    assert probe.draw(500)
+    assert len(slept) == 3  # blocks of 16,384
+    assert min(slept) > 0
 
 
 def test_a_core_measures_what_it_serves(tiny_release: Path) -> None:

@@ -90,7 +90,7 @@ def encode(tower: Mapping[str, Any], items: int) -> Work:
 def search(index: Mapping[str, Any], found: int) -> Work:
     """Return the search's work: codes of the lists that are looked at, then exact vectors.
 
-    Raises SystemExit for another kind of index than lists of 8-bit codes.
+    Raises SystemExit for another kind of index than lists of 8- or 4-bit differences.
     """
     bits = IndexSpec(kind=index["kind"]).code_bits
     if not bits:

@@ -39,7 +39,8 @@ class ServerConfig:
     """GPUs that Ray sets aside for a replica."""
     cores: Literal["auto"] | tuple[Annotated[int, Field(ge=0)], ...] = "auto"
     """Cores of its machine, by number, that a replica runs on once it is ready; empty: all. "auto"
-    is all too, except that `corerec serve` divides a machine of two cores among its services."""
+    is all too, except that `corerec serve` divides a machine of two cores among its services. An
+    index that is built afresh in the background uses all in any case."""
     nice: Annotated[int, Field(ge=0, le=19)] = 0
     """Added to the niceness of a replica once it is ready: on cores that it shares, processes that
     are less nice come first."""

@@ -30,12 +30,12 @@ from corerec.stages import Float32s, Int64s
 _F1, _F2, _L2 = array(types.float32, 1), array(types.float32, 2), array(types.int64, 2)
 _H1, _H2, _B1 = array(types.uint16, 1), array(types.uint16, 2), array(types.uint8, 1)
 _WHOLE = bundle(
-    bundle(_L2, _F1, _F2, _F1, _F1, _F2, types.int64, of=Packed),
+    bundle(_L2, _F1, _F2, _F1, _F1, _F2, types.int64, types.boolean, of=Packed),
     bundle(_F2, _F2, _F1, _F1, _F1, _F2, of=Arena),
 )
 _HALF = bundle(
-    bundle(_L2, _H1, _F2, _F1, _F1, _H2, types.int64, of=Packed),
-    bundle(_H2, _H1, _F1, _H1, _F2, _F1, _F2, _B1, types.int64, of=HalfArena),
+    bundle(_L2, _H1, _F2, _F1, _F1, _H2, types.int64, types.boolean, of=Packed),
+    bundle(_H2, _H1, _F1, _H1, _F2, _F1, _F1, _F2, _B1, types.int64, of=HalfArena),
 )
 """What stays the same between a thread's calls."""
 
@@ -172,6 +172,7 @@ class CpuKernel:
             biases=_zeros(len(packed.biases) + 32)[: len(packed.biases)],
             scaled=bits(torch.zeros(16 * max(users, 32), dtype=torch.bfloat16)),
             scratch=_zeros(32, 32),
+            sums=_zeros(ROWS * up(self._items + self._pairs, 32) if packed.keeps else 1),
             user=_zeros(max(users, 1)),
             stage=_zeros(ROWS, up(self._pairs, 16)),
             config=config,

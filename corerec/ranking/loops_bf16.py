@@ -1,8 +1,8 @@
 """The folded ranker's inner loops on matrix tiles of bfloat16: inputs are rounded, sums float32.
 
 The same steps as `loops_fp32`, 32 rows by 32 columns at a time in four of the eight tile registers,
-except that sums U_m z_m are computed anew in each layer: kept sums are more than the first cache
-holds. What the user adds to a column stays float32, and is where its sum begins.
+except that sums U_m z_m of a low rank are computed anew in each layer: kept sums are more than the
+first cache holds. What the user adds to a column stays float32, and is where its sum begins.
 """
 
 # mypy: disable-error-code="call-arg"
@@ -24,6 +24,7 @@ from corerec.ranking.layout import (
     COLUMNS,
     CROSSED,
     DEPTH,
+    FIRST,
     LOGITS,
     READS,
     RELU,
@@ -64,6 +65,8 @@ class HalfArena(NamedTuple):
     """A tile of weights, scaled by the user"""
     scratch: Float32s
     """(32, 32): a block's products"""
+    sums: Float32s
+    """The sums U_m z_m, block after block, where they are kept"""
     user: Float32s
     """The user's inputs with zeros behind them"""
     stage: Float32s
@@ -149,6 +152,8 @@ def _two(upper: int, lower: int, stride: int, left: int, blocks: int) -> None:
 def product(step: Int64s, count: int, packed: Packed, arena: HalfArena, out: Float32s) -> None:
     """Take `count` rows through a step; the last writes out (T, count).
 
+    Sums that are kept lie where their blocks are stored, and their next layer begins with them.
+
     Inner functions are given numbers alone: arrays that are passed on are counted each time.
     """
     act, columns, blocks, more = step[ACT], step[COLUMNS], step[DEPTH] // 32, step[BELOW] // 32
@@ -157,12 +162,18 @@ def product(step: Int64s, count: int, packed: Packed, arena: HalfArena, out: Flo
     weights = packed.weights.ctypes.data + 2 * step[WEIGHT]
     request = arena.request.ctypes.data + 2 * step[REQUEST]
     biases, made = arena.biases.ctypes.data + 4 * step[BIAS], arena.scratch.ctypes.data
+    sums = arena.sums.ctypes.data if packed.keeps and act == TIMES else 0
     for column in range(0, columns, 32):
         two = columns - column > 16
         right = weights + column // 16 * blocks * TILE
         mine = request + column // 16 * more * TILE
         for row in range(0, count, 32):
-            _begin(biases + 4 * column, two)
+            if sums:
+                made = sums + (column * ROWS + row * 32) * 4
+            if sums and not step[FIRST]:
+                _go_on(made, two)
+            else:
+                _begin(biases + 4 * column, two)
             _multiply(reads + row * stride, stride, right, blocks, mine, more, two)
             _end(made, two)
             goal = to + row * stride + 2 * column
@@ -198,6 +209,16 @@ def _begin(biases: int, two: bool) -> None:
     if two:
         tile_load(2, biases + 64, 0)
         tile_load(3, biases + 64, 0)
+
+
+@compiled
+def _go_on(made: int, two: bool) -> None:
+    """Set tiles 0 to 3 to what `_end` stored."""
+    tile_load(0, made, 128)
+    tile_load(1, made + 2 * TILE, 128)
+    if two:
+        tile_load(2, made + 64, 128)
+        tile_load(3, made + 2 * TILE + 64, 128)
 
 
 @compiled

@@ -52,10 +52,15 @@ class GatewayConfig(ServerConfig):
     """Longest budget that a caller can have, milliseconds."""
     max_requests: Annotated[int, Field(ge=1)] = 256
     """Recommend and Explain calls answered at once; one more gets RESOURCE_EXHAUSTED."""
-    groups: Annotated[int, Field(ge=0, le=10_000)] = 8
-    """Groups of Recommend calls under way at once: for each stage one that it computes and one that
-    waits there, and two at the gateway. What arrives meanwhile starts together as the next; 0 sets
-    no bound."""
+    groups: Annotated[int, Field(ge=0, le=10_000)] = 2
+    """Groups of Recommend calls under way at once, whatever their size. What arrives meanwhile
+    starts together as the next; 0 sets no bound."""
+    full_groups: Annotated[int, Field(ge=1, le=10_000)] = 8
+    """Groups under way at once where each that is begun beside `groups` others is full; not less
+    than `groups` are. For each stage one that it computes and one that waits there, and two at the
+    gateway."""
+    full_group: Annotated[int, Field(ge=1, le=10_000)] = 6
+    """Calls that wait when a group of them is full."""
     retrieve_k: Annotated[int, Field(ge=1, le=2000)] = 500
     """Candidates asked of retrieval."""
     rank_k: Annotated[int, Field(ge=1, le=2000)] = 100

@@ -1,7 +1,8 @@
 """Requests start in groups, and only so many groups are under way.
 
 What starts together meets again in every stage, which computes a batch for less than its entries
-one by one. Without a bound small groups would take turns on the same cores and all be late. Nothing
+one by one. Without a bound small groups would take turns on the same cores and all be late. Large
+ones lose less by taking turns than cores do by waiting, so there may be more of these. Nothing
 waits while there is room.
 """
 
@@ -40,9 +41,12 @@ class Group:
 class Groups:
     """The groups under way and the requests that wait for the next. Belongs to the event loop."""
 
-    def __init__(self, most: int, metrics: Metrics) -> None:
-        """Let `most` groups be under way; 0 sets no bound."""
-        self._most = most
+    def __init__(self, few: int, most: int, full: int, metrics: Metrics) -> None:
+        """Let `few` groups of any size be under way, and up to `most` when `full` requests wait.
+
+        0 few sets no bound.
+        """
+        self._few, self._most, self._full = few, max(few, most), full
         self._under_way = 0
         self._forming: Group | None = None
         self._waiting: list[tuple[asyncio.Future[Group], float]] = []
@@ -54,7 +58,7 @@ class Groups:
         """Return the group of a request that may start now; None: it has to `wait`."""
         group = self._forming
         if group is None or group.ended:
-            if self._waiting or (self._most and self._under_way >= self._most):
+            if self._waiting or (self._few and self._under_way >= self._few):
                 return None
             group = self._begin()
         group.size += 1
@@ -65,7 +69,10 @@ class Groups:
         now = time.monotonic()
         future: asyncio.Future[Group] = asyncio.get_running_loop().create_future()
         self._waiting.append((future, now))
-        self._look_by(now, _WAIT_SHARE * max(0.0, budget.due - now))
+        if self._has_room():
+            self._release()
+        else:
+            self._look_by(now, _WAIT_SHARE * max(0.0, budget.due - now))
         try:
             return await future
         except asyncio.CancelledError:
@@ -76,8 +83,14 @@ class Groups:
     def ended(self) -> None:
         """Let those that wait start, when a group made room."""
         self._under_way -= 1
-        if self._under_way < self._most:
+        if self._has_room():
             self._release()
+
+    def _has_room(self) -> bool:
+        """Whether what waits may start, as one group."""
+        if self._under_way < self._few:
+            return True
+        return self._under_way < self._most and len(self._waiting) >= self._full
 
     def _begin(self) -> Group:
         """Begin a group; what arrives in this turn of the loop belongs to it."""

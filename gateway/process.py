@@ -137,7 +137,8 @@ def process(
         )
         if config.response_cache_seconds:
             metrics.cores.watch(kept)
-        servicer = RecommenderServicer(config, funnel, kept, Groups(config.groups, metrics))
+        groups = Groups(config.groups, config.full_groups, config.full_group, metrics)
+        servicer = RecommenderServicer(config, funnel, kept, groups)
         catalog = CatalogServicer(config, view, profiles, writes)
 
         def add(server: grpc.aio.Server) -> None:

@@ -19,8 +19,8 @@ from tests.serving.fakes import FakeCluster
 MOST = 3
 
 
-def groups(most: int = MOST) -> Groups:
-    return Groups(most, Metrics())
+def groups(few: int = MOST, most: int = 0, full: int = 1) -> Groups:
+    return Groups(few, most, full, Metrics())
 
 
 async def enter(own: Groups, seconds: float = 10.0) -> Group:
@@ -68,6 +68,33 @@ async def test_what_waits_starts_together_when_the_first_answer_of_a_group_makes
     await turn()
     first.leave(answered=True)  # the rest of that group follows: it makes room once
     assert own.start() is None
+
+
+async def test_a_full_group_starts_beside_the_few_and_a_smaller_one_waits_for_room() -> None:
+    own = groups(1, 3, 4)
+    (first,) = await full(own, 1)
+    waiting = [asyncio.create_task(enter(own)) for _ in range(3)]
+    await turn()
+    assert not any(task.done() for task in waiting)
+    waiting.append(asyncio.create_task(enter(own)))
+    second = (await asyncio.gather(*waiting))[0]
+    assert second.size == 4
+    waiting = [asyncio.create_task(enter(own)) for _ in range(4)]
+    third = (await asyncio.gather(*waiting))[0]
+    assert third is not second
+    waiting = [asyncio.create_task(enter(own)) for _ in range(9)]  # full, but three are under way
+    await turn()
+    assert not any(task.done() for task in waiting)
+    first.leave(answered=True)
+    assert (await asyncio.gather(*waiting))[0].size == 9
+    left = asyncio.create_task(enter(own))  # not full: beside fewer than one
+    await turn()
+    second.leave(answered=True)
+    third.leave(answered=True)
+    await turn()
+    assert not left.done()
+    waiting[0].result().leave(answered=True)
+    assert (await left).size == 1
 
 
 async def test_a_request_waits_at_most_an_eighth_of_its_time_and_the_hastiest_decides() -> None:
@@ -127,11 +154,12 @@ async def test_without_a_bound_nobody_waits() -> None:
         await turn()
 
 
+@pytest.mark.parametrize("few", [1, MOST])
 @pytest.mark.parametrize("seed", range(5))
 async def test_whoever_comes_and_goes_every_request_runs_once_and_groups_keep_to_the_bound(
-    seed: int,
+    seed: int, few: int
 ) -> None:
-    rng, own = random.Random(seed), groups()
+    rng, own = random.Random(seed), groups(few, MOST, 4)
     under_way: dict[int, Group] = {}  # holds every group, so that no id comes twice
     members: dict[int, int] = {}
     answered: set[int] = set()
@@ -168,7 +196,7 @@ async def test_whoever_comes_and_goes_every_request_runs_once_and_groups_keep_to
 
 
 async def test_requests_that_waited_together_are_one_batch_of_a_stage(tmp_path: Path) -> None:
-    cluster = FakeCluster(tmp_path, groups=1, default_deadline_ms=9000)
+    cluster = FakeCluster(tmp_path, groups=1, full_groups=1, default_deadline_ms=9000)
     await cluster.start()
     hold = cluster.faults["retrieval"].hold = threading.Event()
     try:

@@ -14,25 +14,44 @@ from test_compiled_requests import LATER, NOW, some_entries, with_lists
 from test_ranking_core import candidates, make_entry
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from corerec.engines.dcn_net import DcnConfig
 from corerec.features import ItemFeatures, UserIndex
 from corerec.live.numbers import LiveRows
 from corerec.ranking.check import keeps_rules
 from corerec.ranking.fold import fold
 from corerec.ranking.fold_device import FoldedDcn
-from corerec.ranking.folded import FoldedRanker, PlainRanker
+from corerec.ranking.folded import FoldedRanker, PlainRanker, serving_form
 from corerec.ranking.graphs import CASES, WIDTHS, DeviceBatches
+from corerec.ranking.model import RankingModel, RankingModelConfig
+from corerec.ranking.precision import Precision, Ranker
 from corerec.ranking.requests import TorchRequests, stable_best
 from corerec.ranking.staging import Columns
 from corerec.ranking.tables import ItemTables
 from corerec.stages import RankEntry
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
+NETWORKS = {
+    "parallel": RankingModelConfig(),
+    "rank 64": RankingModelConfig(dcn=DcnConfig(cross_layers=3, cross_rank=64)),
+    "stacked": RankingModelConfig(dcn=DcnConfig(structure="stacked")),
+    "full crosses": RankingModelConfig(dcn=DcnConfig(cross_rank=None)),
+    "DLRM": RankingModelConfig(network="dlrm"),
+}
 
 
 class Both:
     """Both forms, each over tables of its own, which items may be put into."""
 
-    def __init__(self, world: World, device: str, *, room: int = 3 * LATER) -> None:
+    def __init__(
+        self,
+        world: World,
+        device: str,
+        *,
+        room: int = 3 * LATER,
+        config: RankingModelConfig | None = None,
+        precision: Precision = "fp32",
+    ) -> None:
+        """Take the world's own model, or one of `config` in its serving form."""
         if device == "cuda" and not torch.cuda.is_available():
             pytest.skip("no CUDA device")
         self.world, self.live = world, LiveRows(ITEMS)
@@ -43,12 +62,15 @@ class Both:
             ItemTables.build(world.schema, world.items, world.tower, world.transitions, on, room)
             for on in ("cpu", device)
         ]
-        self.plain = PlainRanker(world.model(), self.tables[0])
         self.requests = TorchRequests(self.tables[0], *parts)
-        model = world.model().to(device)
-        assert model.dcn is not None
-        form = FoldedDcn(fold(model.dcn, model.user_side_width), model.item_side_width, half=False)
-        self.ranker = FoldedRanker(model, self.tables[1], form=form)
+        own, model = (world.model() if config is None else fresh(world, config) for _ in range(2))
+        self.plain = PlainRanker(own, self.tables[0])
+        self.ranker: Ranker = serving_form(model, self.tables[1], precision)
+        if config is None:  # on a CPU in the GPU's form, too
+            assert model.dcn is not None
+            folded, items = fold(model.dcn, model.user_side_width), model.item_side_width
+            form = FoldedDcn(folded, items, half=False)
+            self.ranker = FoldedRanker(model, self.tables[1], form=form)
         self.batches = DeviceBatches(self.ranker, *parts)
 
     def put(self, numbers: list[int], seed: int = 0) -> None:
@@ -61,7 +83,7 @@ class Both:
         self.ranker.refresh(torch.from_numpy(rows).to(self.tables[1].device))
         self.batches.refresh(rows)
 
-    def check(self, entries: list[RankEntry], k: int = ITEMS) -> None:
+    def check(self, entries: list[RankEntry], k: int = ITEMS, within: float = 1e-5) -> None:
         """Fail unless the scores of every place are alike, and descend."""
         found = self.batches.best(entries, k)
         laid = self.requests.lay(entries)
@@ -77,8 +99,18 @@ class Both:
             assert sorted(set(places[:kept].tolist())) == sorted(places[:kept].tolist())
             assert not (places[kept:] >= 0).any()
             wanted = scores[row, torch.from_numpy(places[:kept].astype(np.int64))]
-            np.testing.assert_allclose(own, wanted, rtol=0, atol=1e-5)
-            np.testing.assert_allclose(own, best[row, :kept], rtol=0, atol=1e-5)
+            np.testing.assert_allclose(own, wanted, rtol=0, atol=within)
+            np.testing.assert_allclose(own, best[row, :kept], rtol=0, atol=within)
+
+
+def fresh(world: World, config: RankingModelConfig) -> RankingModel:
+    """Return a model whose every weight matters, the same each time."""
+    torch.manual_seed(0)
+    model = RankingModel(world.schema, config, world.tower.shape[1])
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.05)
+    return model.eval()
 
 
 WORLDS = [(True, 1), (True, 0), (True, 3), (False, 1)]
@@ -140,6 +172,20 @@ def test_a_score_that_is_not_finite_is_last_and_has_no_place(device: str) -> Non
     places = both.batches.best([entry], 10).places[0]
     assert sorted(places[:9].tolist()) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert places[9] == -1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_is_ranked_in_both_precisions(
+    device: str, network: str, precision: Precision
+) -> None:
+    both = Both(make_world(), device, config=NETWORKS[network], precision=precision)
+    within = 1e-5 if precision == "fp32" else 0.02
+    for size in (1, 5, 8):
+        both.check([make_entry(seed, 40 - seed) for seed in range(size)], within=within)
+    both.put([ITEMS, ITEMS + 2, 5])
+    asked = candidates(np.arange(ITEMS - 3, ITEMS + LATER))
+    both.check([replace(make_entry(1), candidates=asked)], within=within)
 
 
 @pytest.mark.parametrize("room", [3 * LATER, 1])

@@ -171,9 +171,9 @@ def product(step: Int64s, count: int, packed: Packed, arena: HalfArena, out: Flo
             if sums:
                 made = sums + (column * ROWS + row * 32) * 4
             if sums and not step[FIRST]:
-                _go_on(made, two)
+                _begin(made, 128, two)
             else:
-                _begin(biases + 4 * column, two)
+                _begin(biases + 4 * column, 0, two)
             _multiply(reads + row * stride, stride, right, blocks, mine, more, two)
             _end(made, two)
             goal = to + row * stride + 2 * column
@@ -202,23 +202,14 @@ def _multiply(
 
 
 @compiled
-def _begin(biases: int, two: bool) -> None:
-    """Set all rows of tiles 0 to 3 to the biases."""
-    tile_load(0, biases, 0)
-    tile_load(1, biases, 0)
+def _begin(rows: int, stride: int, two: bool) -> None:
+    """Set tiles 0 to 3 to 32 rows: all to the biases, with no stride, or to what `_end` stored."""
+    lower = rows + 16 * stride
+    tile_load(0, rows, stride)
+    tile_load(1, lower, stride)
     if two:
-        tile_load(2, biases + 64, 0)
-        tile_load(3, biases + 64, 0)
-
-
-@compiled
-def _go_on(made: int, two: bool) -> None:
-    """Set tiles 0 to 3 to what `_end` stored."""
-    tile_load(0, made, 128)
-    tile_load(1, made + 2 * TILE, 128)
-    if two:
-        tile_load(2, made + 64, 128)
-        tile_load(3, made + 2 * TILE + 64, 128)
+        tile_load(2, rows + 64, stride)
+        tile_load(3, lower + 64, stride)
 
 
 @compiled

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from corerec.engines import two_tower_kernel as kernel
+from corerec.engines.memory import roomy
 from corerec.engines.two_tower_net import TwoTowerNet
 from corerec.engines.two_tower_shape import UserInputs
 from corerec.engines.two_tower_user import HistoryAttention
@@ -42,7 +43,8 @@ class QueryEncoder:
         with torch.inference_mode():
             table = self._entries(base)
             # Room for later items: pages that nobody touched take no memory on a CPU.
-            self._table = table.new_zeros(len(table) + len(table) // 4 + ROOM, table.shape[1])
+            rows = len(table) + len(table) // 4 + ROOM
+            self._table = roomy((rows, table.shape[1]), table.dtype, table.device)
             self._table[: len(table)] = table
         self._see_table()
 

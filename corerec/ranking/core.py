@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from corerec.engines.device import choose_device
+from corerec.engines.memory import moved
 from corerec.errors import CoreRecError, InvalidArgument, Unavailable
 from corerec.features import FeatureSchema, ItemFeatures, PopularitySnapshot, UserIndex
 from corerec.live.content import ContentSide
@@ -26,7 +27,6 @@ from corerec.ranking.gate import choose_precision
 from corerec.ranking.graphs import DeviceBatches
 from corerec.ranking.instructions import instructions_of, suits
 from corerec.ranking.live import LiveItems
-from corerec.ranking.memory import moved
 from corerec.ranking.precision import Precision, Ranker
 from corerec.ranking.tables import ItemTables
 from corerec.ranking.transitions import TransitionTable

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corerec.engines.dlrm import dot_interaction
+from corerec.engines.memory import roomy
 from corerec.ranking.fold import layers_of
-from corerec.ranking.memory import roomy
 from corerec.ranking.rows import RowDlrm
 
 

@@ -16,13 +16,13 @@ from numba import types
 from torch import Tensor
 
 from corerec.engines.compiled import compiled
+from corerec.engines.memory import roomy
 from corerec.ranking.fold import Fold
 from corerec.ranking.frozen import Frozen, array, bundle, thaw
 from corerec.ranking.layout import Packed, bits, lay_out, up
 from corerec.ranking.loops_bf16 import HalfArena, run_bf16
 from corerec.ranking.loops_fp32 import ROWS, Arena, Part, run_fp32
 from corerec.ranking.machine import LANES, MR
-from corerec.ranking.memory import roomy
 from corerec.ranking.precision import Precision
 from corerec.ranking.tiles import has_amx
 from corerec.stages import Float32s, Int64s

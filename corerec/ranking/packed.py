@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from corerec.ranking.memory import roomy
+from corerec.engines.memory import roomy
 from corerec.ranking.tables import ItemTables
 
 HEAD = 4

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from corerec.engines.memory import roomy
 from corerec.errors import InvalidArgument
 from corerec.features import CategoricalFeature, FeatureSchema, ItemFeatures
-from corerec.ranking.memory import roomy
 from corerec.ranking.transitions import TransitionTable
 
 COLUMNS = (

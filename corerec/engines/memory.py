@@ -1,4 +1,4 @@
-"""Memory of large tables, without the rest of the ranker."""
+"""Memory of large tables whose rows are read at random."""
 
 from __future__ import annotations
 

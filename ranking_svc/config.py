@@ -15,8 +15,8 @@ class RankingConfig(StageConfig):
     """The ranking model."""
 
     nice: Annotated[int, Field(ge=0, le=19)] = 5
-    """See StageConfig. Less than retrieval: what it ranks is nearer to its answer. With 10, beside a
-    busy gateway, the slowest answers waited for ranking most of their time."""
+    """See StageConfig. Less than retrieval: what it ranks is nearer to its answer. With 10, beside
+    a busy gateway, the slowest answers waited for ranking most of their time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto takes CUDA where there is one."""
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from corerec.serving.config import StageConfig
+from corerec.serving.config import Nice, StageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankingConfig(StageConfig):
     """The ranking model."""
 
-    nice: Annotated[int, Field(ge=0, le=19)] = 5
+    nice: Nice = 5
     """See StageConfig. Less than retrieval: what it ranks is nearer to its answer. With 10, beside
     a busy gateway, the slowest answers waited for ranking most of their time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

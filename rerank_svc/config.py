@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from pydantic import Field
-
-from corerec.serving.config import StageConfig
+from corerec.serving.config import Nice, StageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class RerankConfig(StageConfig):
     """Rules over the ranked list."""
 
-    nice: Annotated[int, Field(ge=0, le=19)] = 5
+    nice: Nice = 5
     """See StageConfig. Less than retrieval: what it orders is nearer to its answer."""
     rules: str = ""
     """Path of a rules TOML to use instead of the release's own; empty means the release's."""

@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+Nice = Annotated[int, Field(ge=0, le=19)]
+"""What is added to a process's niceness."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
@@ -41,7 +44,7 @@ class ServerConfig:
     """Cores of its machine, by number, that a replica runs on once it is ready; empty: all. "auto"
     is all too, except that `corerec serve` divides a machine of two cores among its services. An
     index that is built afresh in the background uses all in any case."""
-    nice: Annotated[int, Field(ge=0, le=19)] = 0
+    nice: Nice = 0
     """Added to the niceness of a replica once it is ready: on cores that it shares, processes that
     are less nice come first."""
 
@@ -50,7 +53,7 @@ class ServerConfig:
 class StageConfig(ServerConfig):
     """A stage that computes batches."""
 
-    nice: Annotated[int, Field(ge=0, le=19)] = 10
+    nice: Nice = 10
     """See ServerConfig. The gateway comes first where it shares cores with stages: what it hands on
     at once makes larger batches, and an answer that is ready does not wait for others' batches.
     Among stages, those nearer to the answer come first."""

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"time"
 )
 
@@ -42,6 +43,9 @@ func main() {
 	flag.IntVar(&o.connections, "connections", 4, "HTTP/2 connections, used in turn")
 	flag.DurationVar(&o.timeout, "timeout", 10*time.Second, "deadline of each call")
 	flag.Parse()
+	// Loads are short: collecting what they leave costs more than keeping it.
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(1 << 30)
 	if err := run(o, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "loadgen:", err)
 		os.Exit(1)
@@ -56,24 +60,24 @@ func run(o options, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	target, err := dial(o)
+	first := o.first % len(messages)
+	target, err := connect(o, append(messages[first:len(messages):len(messages)], messages[:first]...))
 	if err != nil {
 		return err
 	}
 	defer target.close()
-	first := o.first % len(messages)
-	target.messages = append(messages[first:len(messages):len(messages)], messages[:first]...)
-	var calls []call
 	if o.callers > 0 {
-		calls = closedLoop(target, o)
+		err = closedLoop(target, o)
 	} else {
-		due, err := schedule(o)
-		if err != nil {
-			return err
+		var due []time.Duration
+		if due, err = schedule(o); err == nil {
+			err = openLoop(target, due)
 		}
-		calls = openLoop(target, due)
 	}
-	return write(out, calls)
+	if err != nil {
+		return err
+	}
+	return write(out, target.calls)
 }
 
 // read returns the messages of a file.
@@ -105,7 +109,7 @@ func read(path string) ([][]byte, error) {
 }
 
 // write puts the calls out by column: microseconds since the start, status codes, what was missing.
-func write(out io.Writer, calls []call) error {
+func write(out io.Writer, calls []*call) error {
 	columns := struct {
 		Due      []int64  `json:"due_micros"`
 		Sent     []int64  `json:"sent_micros"`
@@ -113,8 +117,7 @@ func write(out io.Writer, calls []call) error {
 		Code     []string `json:"code"`
 		Degraded []bool   `json:"degraded"`
 	}{}
-	for i := range calls {
-		c := &calls[i]
+	for _, c := range calls {
 		columns.Due = append(columns.Due, c.due.Microseconds())
 		columns.Sent = append(columns.Sent, c.sent.Microseconds())
 		columns.Done = append(columns.Done, c.done.Microseconds())

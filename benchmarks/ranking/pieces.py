@@ -1,7 +1,8 @@
-"""Times the products alone: this machine's peak at the kernel's shapes, and the kernel's own steps.
+"""Products alone: this machine's peaks at the kernel's shapes, and the kernel's own steps.
 
-A peak is the best of two: the library's (`torch.mm`, MKL or oneDNN), and the kernel's inner loop
-without anything before or after it.
+The peak of a product is the best of two that write their results: the library's (`torch.mm`, MKL or
+oneDNN), and the kernel's inner loop. The inner loop is timed with nowhere to write to, too: no
+product is as fast, but it is what the arithmetic allows.
 """
 
 # mypy: disable-error-code="no-untyped-def, call-arg"
@@ -25,6 +26,8 @@ from corerec.ranking.machine import LANES, MR, block_dot
 from corerec.ranking.tiles import tile_dot, tile_load, tile_store, tile_zero, tiles_begin, tiles_end
 
 REPEATS = 20
+LIBRARY_ROWS = 504
+"""As many as a request has, rounded up to whole blocks."""
 
 
 def best_seconds(call: Callable[[], object], repeats: int = 60) -> float:
@@ -39,13 +42,16 @@ def best_seconds(call: Callable[[], object], repeats: int = 60) -> float:
 
 
 @compiled
-def _products_fp32(rows, weights, out, depth, columns, repeats):
+def _products_fp32(rows, weights, out, depth, columns, repeats, writes):
+    """Multiply; each block goes to its own place of `out` (ROWS, N), or all to the same."""
     stride, side = rows.shape[1] * 4, out.shape[1] * 4
     for _ in range(repeats):
         for column in range(0, columns, 2 * LANES):
             right = weights.ctypes.data + column * depth * 4
             for row in range(0, ROWS, MR):
                 left, to = rows.ctypes.data + row * stride, out.ctypes.data
+                if writes:
+                    to += row * side + 4 * column
                 block_dot(
                     to, to + LANES * 4, side, left, stride, right, right + depth * LANES * 4,
                     depth, 2, 0,
@@ -53,14 +59,17 @@ def _products_fp32(rows, weights, out, depth, columns, repeats):
 
 
 @compiled
-def _products_bf16(rows, weights, out, blocks, columns, repeats, config):
-    stride = rows.shape[1] * 2
+def _products_bf16(rows, weights, out, blocks, columns, repeats, writes, config):
+    """Multiply; each block goes to its own place of `out` (ROWS, N), or all to the same."""
+    stride, side = rows.shape[1] * 2, out.shape[1] * 4
     tiles_begin(config.ctypes.data)
     for _ in range(repeats):
         for column in range(0, columns, 32):
             right = weights.ctypes.data + column // 16 * blocks * 1024
             for row in range(0, ROWS, 32):
                 left, to = rows.ctypes.data + row * stride, out.ctypes.data
+                if writes:
+                    to += row * side + 4 * column
                 tile_zero(0)
                 tile_zero(1)
                 tile_zero(2)
@@ -74,31 +83,46 @@ def _products_bf16(rows, weights, out, blocks, columns, repeats, config):
                     tile_dot(1, 5, 6)
                     tile_dot(2, 4, 7)
                     tile_dot(3, 5, 7)
-                tile_store(0, to, 128)
-                tile_store(1, to + 2048, 128)
-                tile_store(2, to + 64, 128)
-                tile_store(3, to + 2112, 128)
+                tile_store(0, to, side)
+                tile_store(1, to + 16 * side, side)
+                tile_store(2, to + 64, side)
+                tile_store(3, to + 16 * side + 64, side)
     tiles_end()
 
 
-def peak(depth: int, columns: int, *, half: bool, config: Any = None) -> dict[str, float]:
-    """Return operations a second of (rows, K) times (K, N): the library's and the inner loop's."""
+def products(
+    depth: int, columns: int, *, half: bool, config: Any = None
+) -> dict[str, Callable[[], object]]:
+    """Return calls of (rows, K) times (K, N), of as many rows as `rows_of` says.
+
+    The library's; ours, with float32 results (ROWS, N); and our inner loop, whose results all go
+    to the same place.
+    """
     dtype = torch.bfloat16 if half else torch.float32
-    left, right = torch.randn(504, depth).to(dtype), torch.randn(depth, columns).to(dtype)
-    out = torch.empty(504, columns, dtype=dtype)
-    work = 2 * depth * columns
-    library = 504 * work / best_seconds(lambda: torch.mm(left, right, out=out))
+    left, right = torch.randn(LIBRARY_ROWS, depth).to(dtype), torch.randn(depth, columns).to(dtype)
+    out = torch.empty(LIBRARY_ROWS, columns, dtype=dtype)
     deep, wide = up(depth, 32) if half else depth, up(columns, 32)
     weights = bits(aligned(pack(torch.randn(deep, wide), half=half)))
     # Of zeros a core multiplies a seventh more tiles a second than of numbers.
     rows = bits((torch.randn(ROWS, up(deep, 32) + 32) * 0.3).to(dtype))
-    scratch = torch.zeros(32, 32).numpy()
-    if half:
-        given = (rows, weights, scratch, deep // 32, wide, REPEATS, config)
-        own = best_seconds(lambda: _products_bf16(*given))
-    else:
-        own = best_seconds(lambda: _products_fp32(rows, weights, scratch, deep, wide, REPEATS))
-    return {"library": library, "inner_loop": REPEATS * ROWS * work / own}
+    narrow, full = torch.zeros(32, 32).numpy(), aligned(torch.zeros(ROWS, wide)).numpy()
+
+    def own(results: Any, writes: bool) -> Callable[[], object]:
+        if half:
+            given = (rows, weights, results, deep // 32, wide, REPEATS, writes, config)
+            return lambda: _products_bf16(*given)
+        return lambda: _products_fp32(rows, weights, results, deep, wide, REPEATS, writes)
+
+    return {
+        "library": lambda: torch.mm(left, right, out=out),
+        "product": own(full, True),
+        "inner_loop": own(narrow, False),
+    }
+
+
+def rows_of(name: str) -> int:
+    """Return how many rows a call of one of `products` multiplies."""
+    return LIBRARY_ROWS if name == "library" else REPEATS * ROWS
 
 
 @compiled
@@ -124,9 +148,9 @@ loops_fp32_logits, loops_fp32_product = loops_fp32.logits, loops_fp32.product
 loops_bf16_product = loops_bf16.product
 
 
-def seconds_of_steps(kernel: CpuKernel, folded: Fold) -> float:
-    """Return what all steps take a pair, with biases, ReLU and rounding, without the gathering."""
+def steps_of(kernel: CpuKernel, folded: Fold) -> Callable[[], object]:
+    """Return all steps of REPEATS * ROWS pairs: biases, ReLU and rounding, without gathering."""
     out = torch.zeros(folded.steps[-1].weight.shape[1], ROWS).numpy()
     steps: Any = _steps_bf16 if kernel.precision == "bf16" else _steps_fp32
     packed, arena = kernel.memory()
-    return best_seconds(lambda: steps(packed, arena, out, REPEATS)) / (REPEATS * ROWS)
+    return lambda: steps(packed, arena, out, REPEATS)

@@ -13,6 +13,7 @@ from torch import nn
 
 from corerec.engines.dcn_net import Dcn, DcnConfig
 from corerec.ranking.fold import Fold, fold
+from corerec.ranking.precision import PRECISIONS, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +78,10 @@ def shapes(folded: Fold) -> list[tuple[str, int, int]]:
     return found
 
 
-def bytes_per_pair(network: Network, *, half: bool) -> int:
+def bytes_per_pair(network: Network, precision: Precision) -> int:
     """Return what is read and written for each pair: its item's row, comparisons, number, logit."""
-    item = -(-network.items // 16) * 32 if half else network.items * 4
+    blocks = -(-network.items // 16)
+    item = {"fp32": network.items * 4, "bf16": blocks * 32, "int8": blocks * 20}[precision]
     return item + network.pairs * 4 + 8 + 4
 
 
@@ -92,6 +94,5 @@ def count(network: Network, candidates: int) -> dict[str, float]:
         "operations_per_pair": pair,
         "operations_per_request": request,
         "operations_per_pair_in_all": pair + request / candidates,
-        "bytes_per_pair_fp32": bytes_per_pair(network, half=False),
-        "bytes_per_pair_bf16": bytes_per_pair(network, half=True),
+        **{f"bytes_per_pair_{name}": bytes_per_pair(network, name) for name in PRECISIONS},
     }

@@ -26,6 +26,7 @@ from benchmarks.ranking.counts import DEFAULT, LARGE, Network, bytes_per_pair, c
 from benchmarks.ranking.pieces import best_seconds, products, rows_of, steps_of
 from corerec.ranking.fold import fold
 from corerec.ranking.kernel import CpuKernel, precision_here
+from corerec.ranking.precision import PRECISIONS, Precision
 
 ROOT = Path(__file__).resolve().parents[2]
 CANDIDATES, REQUESTS = 500, 8
@@ -34,7 +35,7 @@ NETWORKS = {network.name: network for network in (LARGE, DEFAULT)}
 Calls = dict[str, Callable[[], object]]
 
 
-def cpu_calls(network: Network, items: int) -> tuple[Calls, dict[str, CpuKernel]]:
+def cpu_calls(network: Network, items: int) -> tuple[Calls, dict[Precision, CpuKernel]]:
     """Return what is measured by name: each scores REQUESTS requests, or one where it says so."""
     dcn = network.make()
     folded = fold(dcn, network.users)
@@ -50,13 +51,14 @@ def cpu_calls(network: Network, items: int) -> tuple[Calls, dict[str, CpuKernel]
     pairs = torch.randn(network.pairs, REQUESTS, CANDIDATES) * 0.3
     one = user[:1], wanted[:1], pairs[:, :1].contiguous()
     inputs = torch.randn(items, network.items) * 0.3
-    kernels = {}
-    for precision in ("fp32", "bf16"):
+    kernels: dict[Precision, CpuKernel] = {}
+    for precision in PRECISIONS:
         if precision_here(precision) != precision:
             continue
         kernel = CpuKernel(folded, network.items, precision, threads=1)
         table = kernel.table(items)
-        table[:, : network.items] = inputs
+        kept = kernel.items(inputs)
+        table[:, : kept.shape[1]] = kept
         kernels[precision] = kernel
 
         def call(kernel: CpuKernel = kernel, table: torch.Tensor = table) -> object:
@@ -130,6 +132,7 @@ def against_peak(network: Network, given: argparse.Namespace) -> dict[str, Any]:
     calls, kernels = cpu_calls(network, given.items)
     folded = fold(network.make(), network.users)
     cost, found = count(network, CANDIDATES), {}
+    kernels.pop("int8")  # its steps are those of another
     for precision, kernel in kernels.items():
         half = precision == "bf16"
         config = kernel.memory()[1].config if half else None
@@ -160,7 +163,7 @@ def against_peak(network: Network, given: argparse.Namespace) -> dict[str, Any]:
             "whole_against_peak": round(peak / pair, 3),
             "gflop_per_second": round(cost["operations_per_pair_in_all"] / pair / 1e9, 1),
             "operations_per_byte": round(
-                cost["operations_per_pair_in_all"] / bytes_per_pair(network, half=half), 1
+                cost["operations_per_pair_in_all"] / bytes_per_pair(network, precision), 1
             ),
             "peaks_gflop_per_second": [
                 {"step": name, "k": depth, "n": columns}

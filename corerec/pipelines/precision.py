@@ -22,7 +22,7 @@ from corerec.errors import ConfigError, CoreRecError
 from corerec.ranking.core import RankingCore
 from corerec.ranking.gate import Measured, PrecisionLimits, PrecisionReport, fastest_of
 from corerec.ranking.instructions import instructions_of
-from corerec.ranking.precision import PRECISIONS, Precision
+from corerec.ranking.precision import Precision
 from corerec.retrieval.core import RetrievalCore
 from corerec.stages import MAX_K, Int64s, RankEntry, RankResult, RetrieveEntry, UserContext
 
@@ -80,7 +80,7 @@ def measure_precisions(
     measured: dict[Precision, Measured] = {
         "fp32": Measured(allowed=True, pairs_per_second=exact.pairs_per_second)
     }
-    for precision in PRECISIONS:
+    for precision in core.precisions:
         if precision != "fp32":
             fast = rank(core.in_precision(precision), entries)
             measured[precision] = compare(exact, fast, places, config.limits)

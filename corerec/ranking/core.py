@@ -22,7 +22,7 @@ from corerec.live.snapshot import read_snapshot
 from corerec.ranking.batches import Batches, HostBatches
 from corerec.ranking.check import check_candidates, check_columns, check_user
 from corerec.ranking.files import load_ranker
-from corerec.ranking.folded import PlainRanker, serving_form
+from corerec.ranking.folded import PlainRanker, precisions_of, serving_form
 from corerec.ranking.gate import choose_precision
 from corerec.ranking.graphs import DeviceBatches
 from corerec.ranking.instructions import instructions_of, suits
@@ -137,6 +137,16 @@ class RankingCore:
         else:
             ranker = PlainRanker(self._ranker.model, self._tables, precision)
         return RankingCore(self._release, ranker, *self._parts)
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Those that `in_precision` takes.
+
+        Codes of 8 bits are multiplied as bf16 where served, so they are not compared elsewhere.
+        """
+        here = instructions_of(self.device)
+        known = precisions_of(self._ranker.model, self.device)
+        return tuple(own for own in known if own != "int8" or suits(own, here))
 
     @property
     def release(self) -> str:

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from corerec.errors import InvalidArgument
+from corerec.errors import FailedPrecondition, InvalidArgument
 from corerec.ranking.features import RankingBatch
 from corerec.ranking.fold import fold, folds
 from corerec.ranking.fold_device import FoldedDcn
@@ -23,7 +23,7 @@ from corerec.ranking.kernel import CpuKernel, precision_here
 from corerec.ranking.laid import LaidArrays
 from corerec.ranking.layout import bits
 from corerec.ranking.model import RankingModel
-from corerec.ranking.precision import Precision, Ranker, check_precision
+from corerec.ranking.precision import PRECISIONS, Precision, Ranker, check_precision
 from corerec.ranking.tables import ItemTables, wider
 from corerec.stages import Float32s
 
@@ -59,12 +59,26 @@ class PlainRanker:
 def serving_form(model: RankingModel, tables: ItemTables, precision: Precision = "fp32") -> Ranker:
     """Return the fastest form of the model in this precision; fp32 gives its numbers.
 
-    Raises InvalidArgument for a precision that is not of PRECISIONS.
+    Raises:
+        InvalidArgument: a precision that is not of PRECISIONS.
+        FailedPrecondition: one that this model has no form in, on the device of the tables.
     """
     check_precision(precision)
+    if precision not in precisions_of(model, tables.device):
+        raise FailedPrecondition(
+            "precision must be fp32 or bf16, or for low-rank DCN-v2 on a CPU int8, "
+            f"got {precision!r} on {tables.device.type} for a network of "
+            f"{'DLRM' if model.dlrm is not None else 'DCN-v2'}"
+        )
     if model.dcn is not None and not folds(model.dcn):
         return PlainRanker(model, tables, precision)
     return FoldedRanker(model, tables, precision=precision)
+
+
+def precisions_of(model: RankingModel, device: torch.device) -> tuple[Precision, ...]:
+    """Return the precisions that a model has a form in: of 8-bit inputs there is one on CPUs."""
+    coded = model.dcn is not None and folds(model.dcn) and device.type == "cpu"
+    return PRECISIONS if coded else tuple(p for p in PRECISIONS if p != "int8")
 
 
 class Form(Protocol):

@@ -1,4 +1,4 @@
-"""Which instructions a machine has for precisions: whether bf16 or int8 is fast on it at all."""
+"""Which instructions a machine has for precisions: whether bf16 or int8 gains on it at all."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from corerec.ranking.precision import Precision
 
 _FOR: dict[Precision, frozenset[str]] = {
     "bf16": frozenset({"amx_bf16", "cuda_bf16"}),
-    "int8": frozenset({"amx_int8", "avx512_vnni", "avx_vnni", "i8mm"}),
+    "int8": frozenset({"amx_bf16"}),  # its codes are multiplied as bf16
 }
-KNOWN = frozenset().union(*_FOR.values())
-"""Names as Linux tells them of a CPU, and cuda_bf16."""
+KNOWN = frozenset({"amx_bf16", "amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "cuda_bf16"})
+"""What tells machines apart: names as Linux tells them of a CPU, and cuda_bf16."""
 
 
 def instructions_of(device: torch.device) -> frozenset[str]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from corerec.engines.compiled import compiled
 from corerec.engines.memory import roomy
+from corerec.ranking.codes import encode, width_of
 from corerec.ranking.fold import Fold
 from corerec.ranking.frozen import Frozen, array, bundle, thaw
 from corerec.ranking.layout import Packed, bits, lay_out, up
@@ -31,7 +32,7 @@ _F1, _F2, _L2 = array(types.float32, 1), array(types.float32, 2), array(types.in
 _H1, _H2, _B1 = array(types.uint16, 1), array(types.uint16, 2), array(types.uint8, 1)
 _WHOLE = bundle(
     bundle(_L2, _F1, _F2, _F1, _F1, _F2, types.int64, types.boolean, of=Packed),
-    bundle(_F2, _F2, _F1, _F1, _F1, _F2, of=Arena),
+    bundle(_F2, _F2, _F1, _F1, _F1, _F2, types.int64, of=Arena),
 )
 _HALF = bundle(
     bundle(_L2, _H1, _F2, _F1, _F1, _H2, types.int64, types.boolean, of=Packed),
@@ -61,8 +62,8 @@ def _run_bf16(
 
 
 def precision_here(precision: Precision) -> Precision:
-    """Return what the kernel computes in on this processor: bf16 needs matrix tiles (AMX)."""
-    return precision if precision == "bf16" and has_amx() else "fp32"
+    """Return what the kernel has on this processor: bf16 needs matrix tiles (AMX)."""
+    return "fp32" if precision == "bf16" and not has_amx() else precision
 
 
 class CpuKernel:
@@ -71,10 +72,12 @@ class CpuKernel:
     def __init__(self, fold: Fold, items: int, precision: Precision, threads: int = 0) -> None:
         """Pack a fold whose pairs' inputs begin with `items` of the item.
 
+        int8 is how the item's inputs are kept: products are in bfloat16, where there are tiles.
         A batch is computed by so many threads, by default as many as torch takes.
         """
         self.precision = precision_here(precision)
-        self._half = self.precision == "bf16"
+        self._small = self.precision == "int8"
+        self._half = self.precision == "bf16" or (self._small and has_amx())
         self._layout = lay_out(fold, half=self._half)
         self._items, self._pairs = items, fold.wide - items
         self._local = threading.local()
@@ -84,13 +87,15 @@ class CpuKernel:
 
     def table(self, rows: int) -> Tensor:
         """Return room for the inputs of so many items, as the kernel reads them."""
+        if self._small:
+            return roomy((rows, width_of(self._items)), torch.int8, torch.device("cpu"))
         if self._half:
             return roomy((rows, up(self._items, 16)), torch.bfloat16, torch.device("cpu"))
         return roomy((rows, self._items), torch.float32, torch.device("cpu"))
 
     def items(self, inputs: Tensor) -> Tensor:
-        """Return what the table holds of items: their inputs (m, Di)."""
-        return inputs
+        """Return what the table holds of items: their inputs (m, Di), or codes of them."""
+        return encode(inputs) if self._small else inputs
 
     def __call__(self, user: Tensor, table: Tensor, candidates: Tensor, pairs: Tensor) -> Tensor:
         """Return logits (T, B, n).
@@ -156,6 +161,7 @@ class CpuKernel:
             biases=_zeros(len(packed.biases) + 2 * LANES)[: len(packed.biases)],
             scaled=_zeros(2 * LANES * max(users, 1)),
             scratch=_zeros(MR, 2 * LANES),
+            items=self._items,
         )
 
     def _half_memory(self) -> HalfArena:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from corerec.engines.compiled import compiled
 from corerec.ranking.ahead import ask
+from corerec.ranking.codes import widen_half
 from corerec.ranking.layout import (
     ACT,
     BELOW,
@@ -48,6 +49,8 @@ from corerec.ranking.tiles import (
 from corerec.stages import Float32s, Int64s
 
 Bits = NDArray[np.uint16]
+ItemRows = Bits | NDArray[np.int8]
+"""Items' inputs in bfloat16, or in 8 bits (codes.py)."""
 TILE = 1024
 """Bytes of a tile: 16 rows of 64."""
 
@@ -101,16 +104,24 @@ def matrix(step: Int64s, packed: Packed, arena: HalfArena) -> None:
 
 
 @compiled
-def gather(table: Bits, numbers: Int64s, pairs: Float32s, packed: Packed, arena: HalfArena) -> None:
+def gather(
+    table: ItemRows, numbers: Int64s, pairs: Float32s, packed: Packed, arena: HalfArena
+) -> None:
     """Lay the inputs of pairs into rows: the item's from the table, the comparisons (Dp, count).
 
     Numbers (count,) are rows of the table, which were asked for.
     """
     own, count, x = table.shape[1], pairs.shape[1], packed.x
-    for i in range(count):
-        source, to = table[numbers[i]], arena.rows[i, x : x + own]
-        for j in range(own):
-            to[j] = source[j]
+    if table.itemsize == 1:
+        begin, line = table.ctypes.data, arena.rows.shape[1] * 2
+        for i in range(count):
+            to_bytes = arena.rows.ctypes.data + i * line + 2 * x
+            widen_half(begin + numbers[i] * own, own, to_bytes)
+    else:
+        for i in range(count):
+            source, to = table[numbers[i]], arena.rows[i, x : x + own]
+            for j in range(own):
+                to[j] = source[j]
     for j in range(len(pairs)):
         line, column = pairs[j], arena.stage[:count, j]
         for i in range(count):
@@ -270,7 +281,7 @@ def run_bf16(
     packed: Packed,
     arena: HalfArena,
     users: Float32s,
-    table: Bits,
+    table: ItemRows,
     candidates: Int64s,
     pairs: Float32s,
     out: Float32s,

@@ -12,9 +12,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from corerec.engines.compiled import compiled
 from corerec.ranking.ahead import ask
+from corerec.ranking.codes import widen
 from corerec.ranking.layout import (
     ACT,
     BELOW,
@@ -35,6 +37,8 @@ from corerec.ranking.layout import (
 from corerec.ranking.machine import LANES, MR, block_dot, finish
 from corerec.stages import Float32s, Int64s
 
+ItemRows = Float32s | NDArray[np.int8]
+"""Items' inputs as they are, or in 8 bits (codes.py)."""
 ROWS = 96
 """Pairs of a chunk, a multiple of MR and of 32: their rows stay in a core's second cache."""
 
@@ -58,6 +62,8 @@ class Arena(NamedTuple):
     """Two tiles of weights, scaled by the user"""
     scratch: Float32s
     """(32, 2 tiles): a block's products"""
+    items: int
+    """Inputs of an item"""
 
 
 class Part(NamedTuple):
@@ -134,16 +140,23 @@ def vectors(step: Int64s, user: Float32s, packed: Packed, arena: Arena) -> None:
 
 
 @compiled
-def gather(table: Float32s, numbers: Int64s, pairs: Float32s, packed: Packed, arena: Arena) -> None:
+def gather(table: ItemRows, numbers: Int64s, pairs: Float32s, packed: Packed, arena: Arena) -> None:
     """Lay the inputs of pairs into rows: the item's from the table, the comparisons (Dp, count).
 
-    Numbers (count,) are rows of the table, which were asked for.
+    Numbers (count,) are rows of the table, which were asked for. What whole blocks of codes write
+    behind an item's inputs is written again, here and in the steps.
     """
-    own, count, x = table.shape[1], pairs.shape[1], packed.x
-    for i in range(count):
-        source, to = table[numbers[i]], arena.rows[i, x : x + own]
-        for j in range(own):
-            to[j] = source[j]
+    own, count, x = arena.items, pairs.shape[1], packed.x
+    if table.itemsize == 1:
+        begin, width, stride = table.ctypes.data, table.shape[1], arena.rows.shape[1] * 4
+        for i in range(count):
+            to_bytes = arena.rows.ctypes.data + i * stride + 4 * x
+            widen(begin + numbers[i] * width, width, to_bytes)
+    else:
+        for i in range(count):
+            source, to = table[numbers[i]], arena.rows[i, x : x + own]
+            for j in range(own):
+                to[j] = source[j]
     for j in range(len(pairs)):
         source, to = pairs[j], arena.rows[:count, x + own + j]
         for i in range(count):
@@ -249,7 +262,7 @@ def run_fp32(
     packed: Packed,
     arena: Arena,
     users: Float32s,
-    table: Float32s,
+    table: ItemRows,
     candidates: Int64s,
     pairs: Float32s,
     out: Float32s,

@@ -15,11 +15,11 @@ from test_ranking_core import make_entry, ok, scores_by_item
 
 from corerec.engines.dcn import DcnConfig, listwise_loss, logistic_loss
 from corerec.engines.dlrm import DlrmConfig
-from corerec.errors import ConfigError, InvalidArgument
+from corerec.errors import ConfigError, FailedPrecondition, InvalidArgument
 from corerec.ranking.core import RankingCore
 from corerec.ranking.examples import RankingExamples
 from corerec.ranking.files import load_ranker
-from corerec.ranking.folded import FoldedRanker, PlainRanker, serving_form
+from corerec.ranking.folded import FoldedRanker, PlainRanker, precisions_of, serving_form
 from corerec.ranking.losses import ndcg_at_10, pair_auc, ranker_loss
 from corerec.ranking.model import RankingModel, RankingModelConfig
 from corerec.ranking.prepare import PreparedExamples
@@ -151,9 +151,22 @@ def test_it_learns_and_goes_on_where_it_was_killed(
 
 
 def test_an_unknown_precision_is_refused(world: World) -> None:
-    for wrong, said in (("fp16", "got 'fp16'"), ("int8", r"got 'int8' \(not supported\)")):
-        with pytest.raises(InvalidArgument, match=f"precision must be one of fp32, bf16, {said}"):
-            serving_form(make_model(world), world.tables(), wrong)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match=r"one of fp32, bf16, int8, got 'fp16'"):
+        serving_form(make_model(world), world.tables(), "fp16")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("network", ["dlrm", "full"])
+def test_a_network_without_a_form_in_8_bits_says_so(world: World, network: str) -> None:
+    model = make_model(world, **NETWORKS[network])
+    with pytest.raises(FailedPrecondition, match=r"low-rank DCN-v2 on a CPU int8, got 'int8'"):
+        serving_form(model, world.tables(), "int8")
+    assert "int8" not in precisions_of(model, torch.device("cpu"))
+
+
+def test_a_gpu_has_no_form_in_8_bits(world: World) -> None:
+    model = make_model(world)
+    assert precisions_of(model, torch.device("cuda")) == ("fp32", "bf16")
+    assert precisions_of(model, torch.device("cpu")) == ("fp32", "bf16", "int8")
 
 
 def labelled(cases: RankingExamples, rare: float) -> RankingExamples:

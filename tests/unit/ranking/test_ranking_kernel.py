@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from corerec.engines.dcn import Dcn, DcnConfig
+from corerec.ranking.codes import BLOCK, decode, encode, width_of
 from corerec.ranking.fold import evaluate, fold, folds
 from corerec.ranking.fold_device import FoldedDcn
 from corerec.ranking.kernel import CpuKernel, precision_here
 from corerec.ranking.machine import LANES
+from corerec.ranking.precision import PRECISIONS
 
 ITEMS = 50
 BF16_ERROR = 0.02
@@ -156,7 +158,55 @@ def test_half_precision_is_near_the_plain_network(
     torch.testing.assert_close(found, expected, rtol=0, atol=BF16_ERROR * scale_of(expected))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def check_int8(shape: Shape, cases: int, count: int, seed: int) -> None:
+    """Of codes the kernel makes what it makes of the inputs that they stand for, to the bit."""
+    dcn, given = make_network(shape, seed), make_inputs(shape, cases, count, seed)
+    folded = fold(dcn, shape.users)
+    found = run(CpuKernel(folded, shape.items, "int8"), given)
+    given.table = decode(encode(given.table))[:, : shape.items]
+    assert torch.equal(found, run(CpuKernel(folded, shape.items, "bf16"), given))
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=shapes(), cases=st.integers(0, 3), count=st.integers(0, 40), seed=st.integers(0, 99))
+def test_int8_computes_with_what_its_codes_stand_for(
+    shape: Shape, cases: int, count: int, seed: int
+) -> None:
+    check_int8(shape, cases, count, seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(count=st.integers(0, 5), wide=st.integers(0, 40), seed=st.integers(0, 99))
+def test_codes_stand_for_inputs_within_half_a_step_of_their_block(
+    count: int, wide: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    inputs = torch.randn(count, wide) * 10.0 ** torch.randint(-6, 6, (count, wide))
+    inputs[torch.rand(count, wide) < 0.2] = 0
+    rows = encode(inputs)
+    assert (rows.dtype, rows.shape) == (torch.int8, (count, width_of(wide)))
+    found = decode(rows)
+    for start in range(0, wide, BLOCK):
+        block = inputs[:, start : start + BLOCK]
+        step = block.abs().amax(1, keepdim=True) / 127
+        off = (found[:, start : start + block.shape[1]] - block).abs()
+        assert bool((off <= step * 0.5001).all())
+    assert not found[:, wide:].any()
+
+
+def test_a_row_that_is_not_finite_stays_in_its_own_pairs_in_8_bits() -> None:
+    kernel = CpuKernel(fold(make_network(LARGE, 2), LARGE.users), LARGE.items, "int8")
+    given = make_inputs(LARGE, 1, 130, 2)
+    before = run(kernel, given)
+    given.table[7, 40], given.table[9, 0] = torch.nan, torch.inf
+    bad = (given.candidates[0] == 7) | (given.candidates[0] == 9)
+    assert bad.any()
+    after = run(kernel, given)
+    assert torch.equal(~torch.isfinite(after[0, 0]), bad)
+    assert torch.equal(after[0, 0][~bad], before[0, 0][~bad])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_logits_are_bit_equal_however_requests_and_candidates_share_a_call(
     precision: str, threads: int
@@ -186,7 +236,7 @@ def test_logits_are_bit_equal_however_requests_and_candidates_share_a_call(
     assert torch.equal(run(kernel, turned).flip(1), together[:, :, 100:])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_number_that_is_not_finite_stays_in_its_own_pair(precision: str) -> None:
     kernel = CpuKernel(
         fold(make_network(LARGE, 2), LARGE.users),
@@ -234,6 +284,7 @@ def test_half_precision_without_matrix_instructions_is_full_precision() -> None:
         "dcn, given = t.make_network(t.LARGE, 0), t.make_inputs(t.LARGE, 1, 5, 0)\n"
         "kernels = [t.CpuKernel(t.fold(dcn, 200), 77, p) for p in ('fp32', 'bf16')]\n"
         "assert t.torch.equal(*(t.run(kernel, given) for kernel in kernels))\n"
+        "t.check_int8(t.LARGE, 2, 31, 0)\n"
         "print('equal')\n"
     )
     features = "+avx2,+fma,+avx,+f16c,+sse4.2,+sse4.1,+ssse3,+sse3,+sse2,+popcnt,+bmi,+bmi2"
@@ -258,3 +309,4 @@ def test_half_precision_without_matrix_instructions_is_full_precision() -> None:
 def test_bf16_is_what_matrix_tiles_are_for() -> None:
     assert precision_here("fp32") == "fp32"
     assert precision_here("bf16") in ("fp32", "bf16")
+    assert precision_here("int8") == "int8"

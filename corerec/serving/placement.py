@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from corerec.serving.config import ServerConfig
 
-_TOGETHER = (("gateway", "ranking"), ("retrieval", "rerank"))
-"""Halves of about the same work. A request changes sides with each stage, so that both compute
-while requests are under way, and each core's cache keeps the code of two services, not of four."""
+_TOGETHER = (("gateway", "rerank"), ("retrieval", "ranking"))
+"""Halves of about the same work, so that neither core waits for the other for long, and each
+core's cache keeps the code of two services, not of four."""
 
 
 def divided(

@@ -54,9 +54,9 @@ def test_on_shared_cores_what_is_nearer_to_the_answer_comes_first(cluster: Path)
     }
     (own,) = nice.pop("gateway")
     assert own == os.getpriority(os.PRIO_PROCESS, 0)  # Ray would make it 15
-    later = {"ranking": 5, "rerank": 5}
-    assert set(later) < set(nice)  # the others are retrieval and its shards
-    assert nice == {service: {min(19, own + later.get(service, 10))} for service in nice}
+    assert {"ranking", "rerank", "retrieval"} <= set(nice)
+    wanted = {service: 5 if service == "ranking" else 10 for service in nice}
+    assert nice == {service: {min(19, own + more)} for service, more in wanted.items()}
 
 
 def test_the_cluster_scores_as_the_library_does(cluster: Path, tiny_release: Path) -> None:

@@ -18,9 +18,9 @@ SERVICES: dict[str, ServerConfig] = {
 }
 
 
-def test_two_cores_are_divided_so_that_a_request_changes_sides() -> None:
+def test_two_cores_are_divided_into_halves_of_about_the_same_work() -> None:
     found = divided(SERVICES, [5, 3])
-    assert found == {"gateway": (3,), "ranking": (3,), "retrieval": (5,), "rerank": (5,)}
+    assert found == {"gateway": (3,), "rerank": (3,), "retrieval": (5,), "ranking": (5,)}
 
 
 @pytest.mark.parametrize("available", [[0], [0, 1, 2], [0, 1, 2, 3]])
@@ -49,8 +49,8 @@ def test_a_local_cluster_gives_its_services_their_cores(
     tables = Cluster(file, tmp_path, tmp_path / "a.db", port=0).tables
     assert {name: table.get("cores") for name, table in tables.items()} == {
         "gateway": (0,),
-        "ranking": (0,),
+        "rerank": (0,),
         "retrieval": (1,),
-        "rerank": (1,),
+        "ranking": (1,),
         "shard": None,
     }

@@ -23,11 +23,12 @@ BLOCK = 16
 """Inputs that share a scale."""
 _LARGEST = 127
 _SCALE_BYTES = 4
+_BLOCK_BYTES = BLOCK + _SCALE_BYTES
 
 
 def width_of(inputs: int) -> int:
     """Return the bytes of a row of so many inputs."""
-    return -(-inputs // BLOCK) * (BLOCK + _SCALE_BYTES)
+    return -(-inputs // BLOCK) * _BLOCK_BYTES
 
 
 def encode(inputs: Tensor) -> Tensor:
@@ -40,6 +41,7 @@ def encode(inputs: Tensor) -> Tensor:
     values = padded.view(count, blocks, BLOCK)
     scales = values.abs().amax(2) / _LARGEST
     codes = (values / scales.where(scales > 0, 1.0)[:, :, None]).round().nan_to_num(0.0, 0.0, 0.0)
+    codes = codes.clamp(-_LARGEST, _LARGEST)  # the scales of the tiniest inputs are rounded
     return torch.cat(
         [scales.view(torch.int8), codes.to(torch.int8).view(count, blocks * BLOCK)], dim=1
     )
@@ -47,7 +49,7 @@ def encode(inputs: Tensor) -> Tensor:
 
 def decode(rows: Tensor) -> Tensor:
     """Return what a kernel reads of rows (m, W), before it rounds: (m, Di rounded up to BLOCK)."""
-    blocks = rows.shape[1] // (BLOCK + _SCALE_BYTES)
+    blocks = rows.shape[1] // _BLOCK_BYTES
     if not rows.numel():
         return torch.zeros(len(rows), blocks * BLOCK)
     scales = rows[:, : blocks * _SCALE_BYTES].contiguous().view(torch.float32)
@@ -82,16 +84,18 @@ def _widen(typing: Any, to: Any, codes: Any, scale: Any, half: Any) -> Any:
 @compiled
 def widen_half(row: int, width: int, to: int) -> None:
     """Write a row of `width` bytes at an address to another as bfloat16, whole blocks."""
-    blocks = width // 20
-    codes = row + blocks * 4
+    blocks = width // _BLOCK_BYTES
+    codes = row + blocks * _SCALE_BYTES
     for block in range(blocks):
-        _widen(to + block * 32, codes + block * 16, row + block * 4, 1)
+        at = block * BLOCK
+        _widen(to + 2 * at, codes + at, row + block * _SCALE_BYTES, 1)
 
 
 @compiled
 def widen(row: int, width: int, to: int) -> None:
     """Do as `widen_half` in float32."""
-    blocks = width // 20
-    codes = row + blocks * 4
+    blocks = width // _BLOCK_BYTES
+    codes = row + blocks * _SCALE_BYTES
     for block in range(blocks):
-        _widen(to + block * 64, codes + block * 16, row + block * 4, 0)
+        at = block * BLOCK
+        _widen(to + 4 * at, codes + at, row + block * _SCALE_BYTES, 0)

@@ -194,6 +194,13 @@ def test_codes_stand_for_inputs_within_half_a_step_of_their_block(
     assert not found[:, wide:].any()
 
 
+def test_codes_of_the_tiniest_inputs_keep_their_signs() -> None:
+    inputs = torch.tensor([[190 * 2.0**-149, -(2.0**-149), 1e-40, 0.0]])
+    found = decode(encode(inputs))[:, :4]
+    assert (found * inputs >= 0).all()
+    assert (found - inputs).abs().max() < 1e-42
+
+
 def test_a_row_that_is_not_finite_stays_in_its_own_pairs_in_8_bits() -> None:
     kernel = CpuKernel(fold(make_network(LARGE, 2), LARGE.users), LARGE.items, "int8")
     given = make_inputs(LARGE, 1, 130, 2)

@@ -13,8 +13,8 @@ class RankingConfig(StageConfig):
     """The ranking model."""
 
     nice: Nice = 5
-    """See StageConfig. Less than retrieval: what it ranks is nearer to its answer. With 10, beside
-    a busy gateway, the slowest answers waited for ranking most of their time."""
+    """See StageConfig. Less than retrieval, whose core it shares where two are divided: with 10
+    the slowest answers are later."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto takes CUDA where there is one."""
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"

@@ -56,7 +56,7 @@ class StageConfig(ServerConfig):
     nice: Nice = 10
     """See ServerConfig. The gateway comes first where it shares cores with stages: what it hands on
     at once makes larger batches, and an answer that is ready does not wait for others' batches.
-    Among stages, those nearer to the answer come first."""
+    Ranking comes before retrieval: what it ranks is nearer to its answer."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Threads of the numeric libraries in one replica."""
     max_queue: Annotated[int, Field(ge=1, le=100_000)] = 512

@@ -47,7 +47,7 @@ def test_replicas_inherit_that_they_read_their_own_sockets(cluster: Path) -> Non
         assert b"GRPC_EXPERIMENTS=-event_engine_client,-event_engine_listener" in told
 
 
-def test_on_shared_cores_what_is_nearer_to_the_answer_comes_first(cluster: Path) -> None:
+def test_on_shared_cores_the_gateway_comes_first_and_ranking_before_others(cluster: Path) -> None:
     nice = {
         service: {os.getpriority(os.PRIO_PROCESS, replica["pid"]) for replica in replicas}
         for service, replicas in state_of(cluster)["replicas"].items()
